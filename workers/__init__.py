@@ -1,0 +1,9 @@
+"""The worker's process, and the channel that both ends speak.
+
+messages.py  frame types, headers, and the msgpack form of turns, deltas, replies and errors
+packing.py   frozen dataclasses <-> plain values, checked on the way in
+framing.py   bytes <-> frames, sans-IO
+channel.py   frames over one socket: one reader, one writer task, everything waiting in one send
+serve.py     the worker's loop: frames in, turns run, frames out
+__main__.py  python -m loopforge.workers PROVIDER
+"""
