@@ -12,11 +12,8 @@ on both kinds of channel: client <-> supervisor (Unix socket) and supervisor <->
 
 from __future__ import annotations
 
-import enum
 import hashlib
 from typing import Any, NotRequired, TypedDict, cast
-
-import msgpack
 
 from loopforge.drivers.turn import (
     Delta,
@@ -36,30 +33,37 @@ from loopforge.drivers.turn import (
     UsageDelta,
     WholePart,
 )
+from loopforge.workers.frame_types import PROTOCOL, FrameType, pack, unpack, unpack_header
 from loopforge.workers.packing import Malformed, from_plain, to_plain
 
-PROTOCOL = 1
-
-
-class FrameType(enum.IntEnum):
-    HELLO = 1
-    WELCOME = 2
-    READY = 3
-    SUBMIT = 4
-    ACCEPTED = 5
-    STARTED = 6
-    DELTA = 7
-    RESTARTED = 8
-    GAP = 9
-    DONE = 10
-    ERROR = 11
-    CANCELLED = 12
-    CANCEL = 13
-    ATTACH = 14
-    STATUS = 15
-    PING = 16
-    PONG = 17
-    DRAIN = 18
+__all__ = [
+    "PROTOCOL",
+    "AssignHeader",
+    "AttachHeader",
+    "CancelHeader",
+    "DoneHeader",
+    "ErrorHeader",
+    "FrameType",
+    "HelloHeader",
+    "Malformed",
+    "PongHeader",
+    "RestartedHeader",
+    "StartedHeader",
+    "SubmitHeader",
+    "body_hash",
+    "pack",
+    "pack_delta",
+    "pack_message",
+    "pack_reply",
+    "pack_turn",
+    "read_submit",
+    "unpack",
+    "unpack_delta",
+    "unpack_header",
+    "unpack_message",
+    "unpack_reply",
+    "unpack_turn",
+]
 
 
 class HelloHeader(TypedDict):
@@ -158,30 +162,6 @@ class PongHeader(TypedDict):
     cpu_s: float
     running: int
     lag_s: float
-
-
-_packer = msgpack.Packer(use_bin_type=True)
-
-
-def pack(value: object) -> bytes:
-    """msgpack of plain values."""
-    return cast("bytes", _packer.pack(value))
-
-
-def unpack(data: bytes | memoryview) -> Any:
-    """Plain values. Raises Malformed for anything that is not one whole msgpack value."""
-    try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=True)
-    except Exception as exc:  # msgpack raises its own, ValueError, TypeError and UnicodeDecodeError
-        raise Malformed("", f"not msgpack: {type(exc).__name__}") from exc
-
-
-def unpack_header(data: bytes | memoryview) -> dict[str, Any]:
-    """A header. Raises Malformed when it is no map."""
-    header = unpack(data)
-    if not isinstance(header, dict):
-        raise Malformed("", "a header is a map")
-    return header
 
 
 _SUBMIT_TYPES: dict[str, tuple[type, ...]] = {
