@@ -96,3 +96,17 @@ class VersionMismatch(TurnError):
 
     default_what = "another version of LoopForge is running"
     default_action = "restart the service"
+
+
+class TurnCancelled(TurnError):
+    """Somebody cancelled the turn, or the client that posted it left."""
+
+    default_what = "the turn was cancelled"
+    default_action = "post it again if you still want it"
+
+
+class BadConfig(TurnError):
+    """The configuration has problems; the text names each with file and line."""
+
+    default_what = "the configuration has problems"
+    default_action = "correct them and run 'loopforge config validate'"

@@ -1,0 +1,123 @@
+"""What the supervisor remembers: one record a turn, one desk a provider. Changed by dispatch.py alone."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import trio
+
+from loopforge.drivers.registry import ProviderSettings
+from loopforge.drivers.turn import Lane
+from loopforge.runtime.kept import KeptFrames
+from loopforge.runtime.process import WorkerHandle
+from loopforge.runtime.router import Candidate, Plan
+from loopforge.runtime.taskqueue import TaskQueue
+
+
+class Phase(enum.Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class ClientLink(Protocol):
+    """A connected client, as far as dispatch needs it."""
+
+    turns: dict[int, TurnRecord]
+    """The client's own turn number -> the turn it watches under it."""
+
+    def send(self, frame: bytes) -> None:
+        """Queue one frame. Never raises and never blocks: a client that is gone or too slow misses it."""
+
+
+class Watcher(NamedTuple):
+    """A client that wants a turn's frames under its own number; a `quiet` one wants no deltas."""
+
+    client: ClientLink
+    number: int
+    quiet: bool
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class TurnRecord:
+    """One accepted turn. Times are seconds on the trio clock.
+
+    `number`: the supervisor's own, also the turn number on the worker's channel. `body`: the client's packed Turn,
+    never decoded here, dropped at the outcome. `kept`: its ring of frames, from acceptance on.
+    `relayed`: an event after `started` has gone out for this attempt.
+    `cancel_why`: somebody cancelled; whatever the worker says next, the outcome is cancelled or what came before it.
+    """
+
+    number: int
+    id: str
+    hash: bytes
+    kind: str
+    session: str
+    lane: Lane
+    plan: Plan
+    target: Candidate
+    body: bytes
+    size: int
+    detached: bool
+    resend_safe: bool
+    accepted_at: float
+    deadline: float
+    kept: KeptFrames = field(init=False)
+    phase: Phase = Phase.WAITING
+    attempt: int = 0
+    seq: int = 0
+    sent_at: float = 0.0
+    first_sent_at: float | None = None
+    started: bool = False
+    relayed: bool = False
+    cancel_why: str | None = None
+    watchers: list[Watcher] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """The turn's name in its queue: the client's id may come again while the old slot is still held."""
+        return str(self.number)
+
+
+class DeskState(enum.Enum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DOWN = "down"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Desk:
+    """One provider: its queue, its worker if one runs, and what it has seen.
+
+    `generation` counts started workers; a slot belongs to (generation, turn). `wanted` is set while a worker should
+    run. `down_until` is infinite for a worker that cannot start until the configuration changes.
+    """
+
+    settings: ProviderSettings
+    queue: TaskQueue
+    routed: bool
+    state: DeskState = DeskState.STOPPED
+    worker: WorkerHandle | None = None
+    generation: int = 0
+    running: dict[int, TurnRecord] = field(default_factory=dict)
+    wanted: trio.Event = field(default_factory=trio.Event)
+    idle_since: float = 0.0
+    down_until: float = 0.0
+    down_reason: str = ""
+    deaths: int = 0
+    last_death: str = ""
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not len(self.queue)

@@ -1,0 +1,85 @@
+"""The daemon: one configuration, one socket, signals. `loopforge serve` runs it in the foreground.
+
+SIGTERM drains; a second SIGTERM, or SIGINT, stops now. SIGHUP is answered with a line in the log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+from pathlib import Path
+
+import trio
+
+import loopforge
+from loopforge.runtime.config import paths
+from loopforge.runtime.config.values import Config
+from loopforge.runtime.listener import bound_socket, listen
+from loopforge.runtime.supervisor import Supervisor
+
+log = logging.getLogger("loopforge")
+
+_PR_SET_DUMPABLE = 4
+STOPPED = 0
+STOPPED_WITH_TURNS = 1
+
+
+async def serve(config: Config, socket_path: Path | None = None) -> int:
+    """Run until a signal ends it. The exit code: 0, or 1 when turns had to be abandoned.
+
+    `socket_path`: None takes [runtime] socket, else run/loopforge.sock in LoopForge's home. Raises SocketBusy when
+    another service holds it, UnusablePath, OSError when it cannot be made.
+    """
+    hide_memory()
+    path = socket_path or paths.server_socket(config.runtime.socket, os.environ)
+    supervisor = Supervisor(config=config)
+    with bound_socket(path, config.runtime) as listener:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            await nursery.start(listen, listener, supervisor.dispatcher)
+            tame_collector()
+            log.info("LoopForge %s serves %s on %s", loopforge.__version__, config.path, path)
+            abandoned = await _until_stopped(supervisor)
+            nursery.cancel_scope.cancel()
+    log.info("stopped")
+    return STOPPED_WITH_TURNS if abandoned else STOPPED
+
+
+async def _until_stopped(supervisor: Supervisor) -> int:
+    """Wait for the signals and obey them. How many turns were abandoned."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            draining = False
+            abandoned: list[int] = []
+
+            async def drain() -> None:
+                abandoned.append(await supervisor.drain())
+                nursery.cancel_scope.cancel()
+
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    log.warning("SIGHUP: this version does not reload; restart the service to load a new configuration")
+                elif number == signal.SIGTERM and not draining:
+                    draining = True
+                    log.info("SIGTERM: draining for at most %g s", supervisor.config.runtime.drain_s)
+                    nursery.start_soon(drain)
+                else:
+                    log.info("%s: stopping now", signal.Signals(number).name)
+                    abandoned.append(supervisor.dispatcher.abandon("the service was stopped before this turn was done"))
+                    nursery.cancel_scope.cancel()
+    return sum(abandoned)
+
+
+def hide_memory() -> None:
+    """PR_SET_DUMPABLE 0: another process of this user cannot read our environment or memory through /proc."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def tame_collector() -> None:
+    """The collector's full passes were most of a busy loop's tail (30 -> 3.4 ms p99 with 1,000 streams)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

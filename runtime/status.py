@@ -1,0 +1,85 @@
+"""What `loopforge status` shows, as plain values made of the supervisor's records. Reads them and changes nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import loopforge
+from loopforge.runtime.config.values import Config, Target
+from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
+
+OUTCOMES = ("done", "failed", "cancelled")
+MAX_LIVE = 100
+"""Turns listed one by one; the counts are of all."""
+
+
+def describe(config: Config, desks: Mapping[str, Desk], live: Sequence[TurnRecord], now: float) -> dict[str, Any]:
+    """Everything but what the service knows of itself. Times in seconds, sizes in bytes."""
+    totals = {name: sum(desk.outcomes[name] for desk in desks.values()) for name in OUTCOMES}
+    waiting = sum(record.phase is Phase.WAITING for record in live)
+    return {
+        "version": loopforge.__version__,
+        "pid": os.getpid(),
+        "rss_bytes": memory_bytes(),
+        "durability": "memory",
+        "config": config.path,
+        "turns": {"waiting": waiting, "running": len(live) - waiting, **totals},
+        "providers": [_desk_status(desk, now) for desk in desks.values()],
+        "routes": {kind: _route_status(route.targets) for kind, route in config.routes.items()},
+        "live": [_turn_status(record, now) for record in live[:MAX_LIVE]],
+    }
+
+
+def memory_bytes() -> int:
+    """Resident memory of this process."""
+    with Path("/proc/self/statm").open() as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
+    down_for_s = desk.down_until - now
+    queue = desk.queue.snapshot(now)
+    return {
+        "name": desk.name,
+        "kind": desk.settings.kind,
+        "base_url": desk.settings.base_url,
+        "state": desk.state.value,
+        "pid": None if desk.worker is None else desk.worker.pid,
+        "generation": desk.generation,
+        "deaths": desk.deaths,
+        "last_death": desk.last_death,
+        "down_for_s": down_for_s if 0 < down_for_s < math.inf else None,
+        "down_reason": desk.down_reason if desk.state is DeskState.DOWN else "",
+        "slots": desk.settings.max_concurrency,
+        "running": len(desk.running),
+        "reserve": queue.reserve,
+        "queued": dict(queue.waiting),
+        "queued_bytes": queue.queued_bytes,
+        "oldest_wait_s": queue.oldest_wait_s,
+        "rss_bytes": desk.rss_bytes,
+        "cpu_s": desk.cpu_s,
+        "outcomes": {name: desk.outcomes[name] for name in OUTCOMES},
+    }
+
+
+def _route_status(targets: tuple[Target, ...]) -> list[str]:
+    return [f"{target.provider}/{target.model}" for target in targets]
+
+
+def _turn_status(record: TurnRecord, now: float) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "kind": record.kind,
+        "session": record.session,
+        "lane": record.lane,
+        "provider": record.target.provider,
+        "model": record.target.model,
+        "phase": record.phase.value,
+        "attempt": record.attempt,
+        "age_s": now - record.accepted_at,
+        "deadline_in_s": record.deadline - now,
+    }

@@ -1,0 +1,250 @@
+"""Ordered start, one keeper task a worker, drain, reverse stop. What a turn does is dispatch.py's.
+
+A keeper owns its provider's worker for life: starts it when wanted, hands its frames to the dispatcher, watches its
+heartbeat, and after its death asks restarts.py what next. Nothing a worker does ends another keeper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+import loopforge
+from loopforge.runtime.config.values import Config
+from loopforge.runtime.dispatch import Dispatcher
+from loopforge.runtime.errors import ProviderDown, VersionMismatch
+from loopforge.runtime.process import OpenWorker, WorkerHandle, open_worker
+from loopforge.runtime.records import Desk, DeskState
+from loopforge.runtime.restarts import Down, RestartHistory, RestartPolicy, after_death, after_ready
+from loopforge.workers.channel import BufferFull, ChannelClosed
+from loopforge.workers.framing import Frame, FrameError, encode
+from loopforge.workers.messages import PROTOCOL, FrameType, pack, unpack_header
+from loopforge.workers.packing import to_plain
+
+log = logging.getLogger("loopforge")
+
+BOOT_S = 15.0
+"""Six workers at once on two cores took 0.6 s; a cold disk or no .pyc files, several times that."""
+PING_EVERY_S = 1.0
+HUNG_AFTER_S = 5.0
+"""Blocking calls in a worker are normal (client set-up, TLS, a 5 MB parse): well under this."""
+ABORT_GRACE_S = 0.5
+TELL_WHY_S = 0.01
+"""How long a dead worker's turns wait for its exit code, which makes a better message."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the tasks around one running worker tell one another. `why`: the first reason for its end, "" so far."""
+
+    ready: trio.Event = field(default_factory=trio.Event)
+    ready_at: float | None = None
+    heard_at: float = -math.inf
+    why: str = ""
+    stopping: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Supervisor:
+    """Runs the workers of one configuration. Start `run` in the caller's nursery."""
+
+    config: Config
+    launch: OpenWorker = open_worker
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+    jitter: Callable[[], float] = random.random
+    dispatcher: Dispatcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dispatcher = Dispatcher(self.config)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep every desk until cancelled; then the workers are stopped in reverse order of their start."""
+        for desk in self.dispatcher.desks.values():
+            if desk.routed:
+                desk.wanted.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_time)
+            for desk in self.dispatcher.desks.values():
+                nursery.start_soon(self._keep, desk)
+            task_status.started()
+
+    async def drain(self) -> int:
+        """Refuse new turns and wait, at most drain_s, for the running ones. How many were left: they fail, Draining."""
+        self.dispatcher.drain()
+        with trio.move_on_after(self.config.runtime.drain_s):
+            await self.dispatcher.idle.wait()
+        return self.dispatcher.abandon("the service stopped before this turn was done")
+
+    async def _keep_time(self) -> None:
+        dispatcher = self.dispatcher
+        while True:
+            wait_s = dispatcher.tick()
+            dispatcher.look_soon = trio.Event()
+            with trio.move_on_after(math.inf if wait_s is None else wait_s):
+                await dispatcher.look_soon.wait()
+                continue
+
+    # -- one worker --------------------------------------------------------------------------------------------------
+
+    async def _keep(self, desk: Desk) -> None:
+        """Run the desk's worker whenever it is wanted, for ever."""
+        history = RestartHistory()
+        while True:
+            await desk.wanted.wait()
+            watch = Watch()
+            code = await self._run_worker(desk, watch)
+            desk.wanted = trio.Event()
+            if not desk.idle or desk.routed:
+                desk.wanted.set()
+            if not watch.stopping:
+                if watch.ready_at is not None:
+                    history = after_ready(history, watch.ready_at)
+                history = await self._after_death(desk, history, watch.why, code)
+
+    async def _after_death(self, desk: Desk, history: RestartHistory, why: str, code: int | None) -> RestartHistory:
+        """Wait out the back-off, or take the provider down for a while: then the next turn probes it."""
+        desk.deaths += 1
+        log.warning("worker %s died: %s", desk.name, why)
+        decision = after_death(history, trio.current_time(), self.policy, self.jitter(), exit_code=code)
+        if isinstance(decision, Down):
+            error = _down_error(desk, decision, why)
+            log.error("%s", error)
+            self.dispatcher.provider_down(desk, decision.until, error)
+            await trio.sleep_until(decision.until)
+            desk.wanted = trio.Event()
+            self.dispatcher.provider_up(desk)
+        else:
+            await trio.sleep_until(decision.start_at)
+        return decision.history
+
+    async def _run_worker(self, desk: Desk, watch: Watch) -> int | None:
+        """One generation, from spawn to death; all its turns are decided when this returns. Its exit code, if known."""
+        desk.generation += 1
+        desk.state = DeskState.STARTING
+        code: int | None = None
+        try:
+            async with self.launch(desk.settings) as worker:
+                desk.worker = worker
+                try:
+                    await self._serve_worker(desk, worker, watch)
+                    with trio.move_on_after(TELL_WHY_S):
+                        code = await worker.wait_exited()
+                        watch.why = watch.why or _exit_reason(code)
+                finally:
+                    watch.why = watch.why or "it closed its channel"
+                    self.dispatcher.worker_gone(desk, watch.why)
+        except OSError as exc:
+            watch.why = f"it could not be started: {exc}"
+            self.dispatcher.worker_gone(desk, watch.why)
+        return code
+
+    async def _serve_worker(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
+        """Until the worker's channel has been read to its end: only that ends a generation, whoever kills it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.channel.run)
+            nursery.start_soon(self._watch_boot, worker, watch)
+            nursery.start_soon(self._watch_heartbeat, worker, watch)
+            nursery.start_soon(self._stop_idle, desk, worker, watch)
+            try:
+                await self._read(desk, worker, watch)
+            except (FrameError, VersionMismatch, ValueError, TypeError) as exc:  # what it sends makes no sense
+                watch.why = watch.why or f"it sent what makes no sense: {exc}"
+                worker.kill()
+            nursery.cancel_scope.cancel()
+
+    async def _read(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
+        while frames := await worker.channel.receive():
+            watch.heard_at = trio.current_time()
+            for frame in frames:
+                match frame.type:
+                    case FrameType.HELLO:
+                        _welcome(desk, worker, frame)
+                    case FrameType.READY:
+                        watch.ready.set()
+                        watch.ready_at = trio.current_time()
+                        log.info("worker %s ready (pid %d)", desk.name, worker.pid)
+                        self.dispatcher.worker_ready(desk)
+                    case _:
+                        self.dispatcher.worker_frame(desk, frame)
+
+    async def _watch_boot(self, worker: WorkerHandle, watch: Watch) -> None:
+        with trio.move_on_after(BOOT_S):
+            await watch.ready.wait()
+            return
+        watch.why = f"it was not ready within {BOOT_S:g} s"
+        worker.kill()
+
+    async def _watch_heartbeat(self, worker: WorkerHandle, watch: Watch) -> None:
+        """A ping a second; no sign of life for 5 s is a hang: SIGABRT shows the line that blocks, SIGKILL ends it."""
+        await watch.ready.wait()
+        silent_since: float | None = None
+        while True:
+            asked_at = trio.current_time()
+            _post(worker, encode(FrameType.PING))
+            await trio.sleep(PING_EVERY_S)
+            await trio.lowlevel.checkpoint()  # what came while this loop was late is read before it is judged
+            now = trio.current_time()
+            if watch.heard_at >= asked_at or now - asked_at >= PING_EVERY_S + 1.0:  # or the lag was ours
+                silent_since = None
+                continue
+            silent_since = asked_at if silent_since is None else silent_since
+            if now - silent_since >= HUNG_AFTER_S:
+                watch.why = watch.why or f"it gave no sign of life for {HUNG_AFTER_S:g} s"
+                worker.abort()
+                await trio.sleep(ABORT_GRACE_S)
+                worker.kill()
+                return
+
+    async def _stop_idle(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
+        """A worker that no route needs ends after idle_worker_s without a turn."""
+        if desk.routed:
+            return
+        await watch.ready.wait()
+        idle_worker_s = self.config.runtime.idle_worker_s
+        while True:
+            left_s = desk.idle_since + idle_worker_s - trio.current_time()
+            if desk.idle and left_s <= 0:
+                break
+            await trio.sleep(max(left_s, 1.0))
+        desk.state = DeskState.STOPPED  # from here on no turn is assigned to it
+        watch.stopping = True
+        watch.why = "it was idle"
+        _post(worker, encode(FrameType.DRAIN))
+        await trio.sleep(HUNG_AFTER_S)
+        worker.kill()
+
+
+def _welcome(desk: Desk, worker: WorkerHandle, hello: Frame) -> None:
+    """Answer HELLO with the provider's settings. Raises VersionMismatch."""
+    header = unpack_header(hello.header)
+    if (header.get("protocol"), header.get("version")) != (PROTOCOL, loopforge.__version__):
+        what = f"the worker is version {header.get('version')}, the service {loopforge.__version__}"
+        raise VersionMismatch(desk.name, what)
+    welcome = pack({"protocol": PROTOCOL, "version": loopforge.__version__, "pid": os.getpid()})
+    _post(worker, encode(FrameType.WELCOME, header=welcome, body=pack(to_plain(desk.settings))))
+
+
+def _down_error(desk: Desk, decision: Down, why: str) -> ProviderDown:
+    if decision.why == "configuration":
+        action = "see the daemon's log, correct config.toml and restart the service"
+        return ProviderDown(desk.name, f"its worker cannot run with this configuration ({why})", action=action)
+    deaths = len(decision.history.deaths)
+    return ProviderDown(desk.name, f"its worker died {deaths} times in a short while, last: {why}")
+
+
+def _post(worker: WorkerHandle, frame: bytes) -> None:
+    """A closed or stuffed channel decides nothing: the reader's end, or the missed heartbeats, do."""
+    with contextlib.suppress(ChannelClosed, BufferFull):
+        worker.channel.post(frame)
+
+
+def _exit_reason(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it exited with code {code}"
