@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import grp
+import logging
 import os
 import pwd
 import socket
@@ -29,6 +30,8 @@ from loopforge.workers.channel import BufferFull, Channel, ChannelClosed
 from loopforge.workers.framing import Frame, FrameError, encode
 from loopforge.workers.messages import PROTOCOL, FrameType, pack, unpack_header
 from loopforge.workers.packing import Malformed
+
+log = logging.getLogger("loopforge")
 
 MAX_OUTBOUND_BYTES = 8 * 2**20
 """A whole turn's text is about 100 KB: only a stuck client ever has this much waiting."""
@@ -74,7 +77,9 @@ async def serve_client(sock: socket.socket, dispatcher: Dispatcher) -> None:
             nursery.start_soon(_end_slow_client, channel, link, nursery.cancel_scope)
             try:
                 await _converse(channel, link, dispatcher)
-            except (FrameError, Malformed, TurnError) as exc:
+            except FrameError as exc:  # whoever it is could not read an answer in our frames
+                log.warning("a connection was closed: %s", exc)
+            except (Malformed, TurnError) as exc:
                 error = exc if isinstance(exc, TurnError) else BadTurn(what=f"not a LoopForge client: {exc}")
                 await _last_words(channel, error)
             nursery.cancel_scope.cancel()

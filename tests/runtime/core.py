@@ -21,7 +21,11 @@ from tests.fakes.worker import FakeWorkers
 
 
 def provider(name: str, **settings: Any) -> ProviderSettings:
-    defaults: dict[str, Any] = {"base_url": "http://127.0.0.1:1/v1", "default_model": f"{name}-model", "max_concurrency": 4}
+    defaults: dict[str, Any] = {
+        "base_url": "http://127.0.0.1:1/v1",
+        "default_model": f"{name}-model",
+        "max_concurrency": 4,
+    }
     return ProviderSettings(name=name, kind="openai_compatible", **(defaults | settings))
 
 
