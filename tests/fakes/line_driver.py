@@ -1,0 +1,96 @@
+"""The smallest wire there is, one line an event, and a driver for it: for tests of what drivers have in common.
+
+say TEXT · think TEXT · usage IN OUT · end WORD (the end sign) · fail WORD (the answer is an error) · crash (a bug) ·
+: comment (no event). With `late`, all text comes at close(), as of a whole answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loopforge.drivers.errors import DriverError, GenerationFailed, Overloaded, StreamBroken, TurnRefused
+from loopforge.drivers.turn import (
+    Delta,
+    Finished,
+    ResponseInfo,
+    TextDelta,
+    ThinkingDelta,
+    Turn,
+    Usage,
+    UsageDelta,
+    user,
+)
+from loopforge.drivers.wire import HttpRequest
+
+TURN = Turn(kind="planning", messages=(user("hello"),), id="turn-1", provider="acme", model="m-1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineDriver:
+    url: str = "http://fake/v1"
+    says: tuple[str, ...] = ()  # its notices
+    refuses: bool = False
+    broken: str = ""  # the method that has a bug
+
+    def build_request(self, turn: Turn) -> HttpRequest:
+        self._maybe_crash("build_request")
+        if self.refuses:
+            raise TurnRefused(what="this wire has no such thing")
+        return HttpRequest(url=self.url, body=turn.messages[-1].text.encode())
+
+    def notices(self, turn: Turn) -> tuple[str, ...]:  # noqa: ARG002 - wire.Driver's
+        self._maybe_crash("notices")
+        return self.says
+
+    def new_reader(self, turn: Turn, headers: Mapping[str, str]) -> LineReader:  # noqa: ARG002 - wire.Driver's
+        self._maybe_crash("new_reader")
+        return LineReader(headers, crash_at_close=self.broken == "close")
+
+    def explain(self, turn: Turn, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:  # noqa: ARG002
+        self._maybe_crash("explain")
+        return Overloaded(what=f"status {status}: {body.decode()}", status=status)
+
+    def _maybe_crash(self, method: str) -> None:
+        if self.broken == method:
+            raise LookupError(method)
+
+
+class LineReader:
+    def __init__(self, headers: Mapping[str, str], *, crash_at_close: bool) -> None:
+        self.events = 0
+        self._rest = b""
+        self._ended = False
+        self._request_id = headers.get("x-request-id", "")
+        self._crash_at_close = crash_at_close
+
+    def feed(self, data: bytes) -> list[Delta]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [delta for line in lines if line for delta in self._on_line(line.decode())]
+
+    def close(self) -> list[Delta]:
+        if self._crash_at_close:
+            raise LookupError("close")
+        if not self._ended:
+            raise StreamBroken(what="no end sign")
+        return []
+
+    def _on_line(self, line: str) -> list[Delta]:
+        word, _, rest = line.partition(" ")
+        if word == ":":
+            return []
+        self.events += 1
+        match word:
+            case "say":
+                return [TextDelta(rest)]
+            case "think":
+                return [ThinkingDelta(rest)]
+            case "usage":
+                asked, answered = rest.split()
+                return [UsageDelta(Usage(input=int(asked), output=int(answered)))]
+            case "end":
+                self._ended = True
+                return [ResponseInfo(request_id=self._request_id), Finished("stop", rest)]
+            case "fail":
+                raise GenerationFailed(what=rest)
+        raise LookupError(line)
