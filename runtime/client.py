@@ -249,6 +249,10 @@ class Runtime:
         frame = await self._request(FrameType.CANCEL, header=pack({"id": turn_id, "why": why}))
         return bool(unpack_header(frame.header)["live"])
 
+    async def ping(self) -> None:
+        """There and back: the service answers."""
+        await self._request(FrameType.PING)
+
     async def status(self) -> dict[str, Any]:
         """What `loopforge status --json` prints."""
         status: dict[str, Any] = unpack((await self._request(FrameType.STATUS)).body)

@@ -26,6 +26,7 @@ from loopforge.runtime.errors import (
     UnknownTurn,
 )
 from loopforge.runtime.kept import KeptFramesPool, Outcome
+from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import ClientLink, Desk, DeskState, Phase, TurnRecord, Watcher
 from loopforge.runtime.retry import Failure, GiveUp, decide
 from loopforge.runtime.router import ProviderState, route
@@ -61,6 +62,7 @@ class Dispatcher:
         self.idle = trio.Event()  # set once draining and the last turn has ended
         self.look_soon = trio.Event()
         self.clients = 0
+        self.outbox = Outbox()
         self._clock = clock
         self._started_at = clock()
         self._next_number = 1
@@ -252,7 +254,7 @@ class Dispatcher:
         match frame.type:
             case FrameType.STARTED:
                 record.started = True
-                self._relay(record, FrameType.STARTED, frame.seq, frame.header)
+                self._relay(record, frame.seq, frame.raw)
             case FrameType.DONE:
                 self._worker_done(desk, record, frame)
             case FrameType.ERROR:
@@ -329,8 +331,10 @@ class Dispatcher:
             self._fail(record, decision.error, partial)
             return
         if record.started:
-            why = {"why": error.what, "provider": record.target.provider}
-            self._relay(record, FrameType.RESTARTED, record.seq + 1, pack(why))
+            why = pack({"why": error.what, "provider": record.target.provider})
+            seq = record.seq + 1
+            raw = encode(FrameType.RESTARTED, record.number, attempt=record.attempt, seq=seq, header=why)
+            self._relay(record, seq, raw)
         record.phase, record.started, record.relayed = Phase.WAITING, False, False
         self._budget.put_back(record.place, record.size)
         desk.queue.put_back(_queue_item(record), self._clock())
@@ -432,7 +436,7 @@ class Dispatcher:
         """A closed or stuffed channel decides nothing: the reader's end, or the missed heartbeats, do."""
         if desk.worker is not None:
             try:
-                desk.worker.channel.post(frame)
+                self.outbox.post(desk.worker.channel, frame)
             except (ChannelClosed, BufferFull):
                 return
 
@@ -483,9 +487,8 @@ class Dispatcher:
         if self.draining and not self._turns:
             self.idle.set()
 
-    def _relay(self, record: TurnRecord, kind: FrameType, seq: int, header: bytes) -> None:
+    def _relay(self, record: TurnRecord, seq: int, raw: bytes) -> None:
         record.seq = seq
-        raw = encode(kind, record.number, attempt=record.attempt, seq=seq, header=header)
         record.kept.append(record.attempt, seq, raw)
         for client, number, _ in record.watchers:
             client.send(renumber(raw, number))

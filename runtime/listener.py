@@ -25,6 +25,7 @@ from loopforge.drivers.errors import PermissionDenied, TurnError
 from loopforge.runtime.config.values import RuntimeSettings
 from loopforge.runtime.dispatch import Dispatcher
 from loopforge.runtime.errors import BadTurn, SlowConsumer, VersionMismatch
+from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import TurnRecord
 from loopforge.workers.channel import BufferFull, Channel, ChannelClosed
 from loopforge.workers.framing import Frame, FrameError, encode
@@ -49,17 +50,18 @@ class SocketBusy(Exception):
 class Link:
     """One connected client: where dispatch.py posts its frames."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, outbox: Outbox) -> None:
         self.turns: dict[int, TurnRecord] = {}
         self.overflowed = trio.Event()
         self._channel = channel
+        self._outbox = outbox
 
     def send(self, frame: bytes) -> None:
         """Queue one frame. Never raises and never blocks: a client that is gone or too slow misses it."""
         if self.overflowed.is_set():
             return
         try:
-            self._channel.post(frame)
+            self._outbox.post(self._channel, frame)
         except ChannelClosed:
             return
         except BufferFull:
@@ -69,7 +71,7 @@ class Link:
 async def serve_client(sock: socket.socket, dispatcher: Dispatcher) -> None:
     """Serve one connection until either side ends it; closes `sock`. Never raises for what a client does."""
     channel = Channel(sock, max_buffered_bytes=MAX_OUTBOUND_BYTES)
-    link = Link(channel)
+    link = Link(channel, dispatcher.outbox)
     dispatcher.clients += 1
     try:
         async with trio.open_nursery() as nursery:
@@ -94,13 +96,14 @@ async def _converse(channel: Channel, link: Link, dispatcher: Dispatcher) -> Non
     greeted = False
     with trio.move_on_after(HELLO_S) as hello_scope:
         while frames := await channel.receive():
-            for frame in frames:
-                if not greeted:
-                    _greet(link, frame)
-                    greeted = True
-                    hello_scope.deadline = float("inf")
-                else:
-                    _handle(link, dispatcher, frame)
+            with dispatcher.outbox:
+                for frame in frames:
+                    if not greeted:
+                        _greet(link, frame)
+                        greeted = True
+                        hello_scope.deadline = float("inf")
+                    else:
+                        _handle(link, dispatcher, frame)
 
 
 def _greet(link: Link, frame: Frame) -> None:

@@ -163,16 +163,16 @@ class Supervisor:
     async def _read(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
         while frames := await worker.channel.receive():
             watch.heard_at = trio.current_time()
-            for frame in frames:
-                match frame.type:
-                    case FrameType.HELLO:
+            with self.dispatcher.outbox:
+                for frame in frames:
+                    if frame.type == FrameType.HELLO:
                         _welcome(desk, worker, frame)
-                    case FrameType.READY:
+                    elif frame.type == FrameType.READY:
                         watch.ready.set()
                         watch.ready_at = trio.current_time()
                         log.info("worker %s ready (pid %d)", desk.name, worker.pid)
                         self.dispatcher.worker_ready(desk)
-                    case _:
+                    else:
                         self.dispatcher.worker_frame(desk, frame)
 
     async def _watch_boot(self, worker: WorkerHandle, watch: Watch) -> None:

@@ -52,7 +52,7 @@ class BufferFull(Exception):
 class _Pipe(Protocol):
     """What a channel needs of a byte stream."""
 
-    def send_now(self, data: bytes) -> int:
+    def send_now(self, data: bytes | memoryview) -> int:
         """Bytes the kernel took at once. Raises OSError when the peer takes no more."""
 
     async def send_some(self, data: bytes | memoryview) -> int:
@@ -98,6 +98,7 @@ class Channel:
         self._parked: trio.lowlevel.Task | None = None
         self._drain_waiters: list[tuple[int, trio.Event]] = []
         self._running = False
+        self._sending = False  # the writer has taken frames out of the queue that are not all sent
         self._deaf = False  # the peer takes no more; the end of reading is still to come
         self._read_to_the_end = False
         self.why_closed = ""
@@ -147,8 +148,30 @@ class Channel:
         if self._buffered >= SOON_BYTES:
             self._wake()
 
+    def hold(self, frame: bytes) -> None:
+        """Like `post`, but the frame leaves with the next `flush` or `post`: whoever holds must flush.
+
+        For a batch: what one read made is answered in one send, without waking the writer task for it.
+        """
+        self._append(frame)
+
     def flush(self) -> None:
-        """Send what waits now."""
+        """Send what waits, now and from here if the peer takes it, else from the writer task."""
+        if not self._queue:
+            return
+        if self._sending or self._deaf:
+            self._wake()
+            return
+        data = self._take()
+        try:
+            sent = self._pipe.send_now(data)
+        except OSError:
+            self._give_up_sending()
+            return
+        self._sent_at = perf_counter()
+        self._took(sent)
+        if sent < len(data):
+            self._queue.appendleft(memoryview(data)[sent:] if sent else data)
         if self._queue:
             self._wake()
 
@@ -252,6 +275,7 @@ class Channel:
 
     async def _send(self, data: bytes | memoryview) -> None:
         self._sent_at = perf_counter()
+        self._sending = True  # for good if this is cancelled: half a frame may be out
         sent = await self._pipe.send_some(data)
         self._took(sent)
         if sent < len(data):
@@ -260,6 +284,7 @@ class Channel:
                 more = await self._pipe.send_some(view[sent:])
                 self._took(more)
                 sent += more
+        self._sending = False
 
     def _took(self, sent: int) -> None:
         if not self.why_closed:
@@ -340,7 +365,7 @@ class _SocketPipe:
         self._fd = sock.fileno()
         self._more = False  # the last read was full, so the next will probably find something
 
-    def send_now(self, data: bytes) -> int:
+    def send_now(self, data: bytes | memoryview) -> int:
         try:
             return self._socket.send(data)
         except BlockingIOError:
@@ -391,7 +416,7 @@ class _StreamPipe:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
 
-    def send_now(self, data: bytes) -> int:  # noqa: ARG002 - a trio stream sends only from a task
+    def send_now(self, data: bytes | memoryview) -> int:  # noqa: ARG002 - a trio stream sends only from a task
         return 0
 
     async def send_some(self, data: bytes | memoryview) -> int:
