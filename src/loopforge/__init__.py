@@ -39,7 +39,9 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'loopforge' has no attribute {name!r}")
-    return getattr(import_module(_HOME.get(name, "loopforge.drivers.turn")), name)
+if not TYPE_CHECKING:  # to a type checker any name would be an attribute, misspelled ones too
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module 'loopforge' has no attribute {name!r}")
+        return getattr(import_module(_HOME.get(name, "loopforge.drivers.turn")), name)
