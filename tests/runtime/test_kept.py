@@ -78,6 +78,33 @@ def test_losing_a_whole_attempt_is_no_gap_for_a_client_that_had_all_of_it() -> N
     assert kept.after(1, 1) == Kept(gap=True, frames=[frame(0), frame(1)])
 
 
+def test_a_gap_reaches_into_the_attempt_whose_frames_were_lost() -> None:
+    kept = filled(KeptFramesPool(max_turn_bytes=2 * COST), "t", 2)
+    for seq in range(6):
+        kept.append(2, seq, frame(seq))
+    assert kept.after(1, 9).gap
+    assert kept.after(2, 2) == Kept(gap=True, frames=[frame(4), frame(5)])
+    assert kept.after(2, 3) == Kept(gap=False, frames=[frame(4), frame(5)])
+
+
+def test_an_attempt_that_goes_on_counting_is_still_another_one() -> None:
+    kept = filled(KeptFramesPool(), "t", 2)
+    kept.append(2, 2, frame(2))
+    kept.append(2, 3, frame(3))
+    assert kept.after(1, 7).frames == [frame(2), frame(3)]
+    assert kept.after(2, 2).frames == [frame(3)]
+
+
+def test_numbers_that_never_follow_one_another_do_not_pile_up() -> None:
+    kept = KeptFramesPool(max_turn_bytes=10 * COST).open("t")
+    for number in range(1000):
+        kept.append(1, 2 * number, frame(number))
+    assert len(kept._runs) <= 11
+    assert kept.after(1, 1990).frames == [frame(number) for number in range(996, 1000)]
+    assert not kept.after(1, 2 * 989).gap
+    assert kept.after(1, 2 * 989 - 1).gap
+
+
 def test_a_frame_larger_than_the_turns_bound_leaves_a_gap_of_its_own() -> None:
     kept = filled(KeptFramesPool(max_turn_bytes=3 * COST), "t", 2)
     kept.append(1, 2, frame(2, size=4 * COST))

@@ -199,6 +199,16 @@ def test_when_all_are_down_the_first_to_come_back_sets_the_time() -> None:
     )
 
 
+def test_a_first_provider_that_is_down_for_good_does_not_hide_that_a_fallback_comes_back() -> None:
+    states = {
+        "ollama": ProviderState(down_until=math.inf, down_error=CredentialsRejected("ollama")),
+        "deepseek": DOWN,
+    }
+    with pytest.raises(ProviderDown) as caught:
+        resolve("summary", states=states)
+    assert caught.value.retry_after_s == 42
+
+
 def test_a_provider_that_is_down_for_good_fails_turns_with_a_copy_of_its_reason() -> None:
     reason = DriverMissing("ollama", "there is no driver for kind 'x'")
     states = {"ollama": ProviderState(down_until=math.inf, down_error=reason)}

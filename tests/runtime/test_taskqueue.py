@@ -372,17 +372,20 @@ def test_the_time_to_look_again_is_never_in_the_past() -> None:
     assert queue.next_look(50.0) == 50.0
 
 
-def test_deadlines_of_turns_that_left_are_swept_out() -> None:
-    queue = TaskQueue(settings(10))
-    for number in range(5000):
-        queue.offer(turn(str(number), deadline=1e6 + number), 0)
-        if number % 2:
+def test_deadlines_of_turns_that_left_are_swept_out_and_the_others_still_come_in_order() -> None:
+    queue = TaskQueue(settings(max_queued=2000))
+    deadlines = {str(number): 1000.0 + number * 7919 % 2000 for number in range(2000)}
+    for turn_id, deadline in deadlines.items():
+        queue.offer(turn(turn_id, deadline=deadline), 0)
+    first = min(deadlines, key=deadlines.__getitem__)  # it stays, so that none of the others comes up to be skipped
+    for number in range(1, 2000):
+        if number % 20 and str(number) != first:
             queue.cancel(str(number))
-        else:
-            start(queue)
-            queue.release(1, str(number))
-    assert len(queue) == 0
-    assert len(queue._deadlines._heap) <= queue._deadlines.SPARE
+            del deadlines[str(number)]
+            assert len(queue._deadlines._heap) <= 2 * len(queue) + queue._deadlines.SPARE
+    expired = [queue.expire(deadline) for deadline in sorted(deadlines.values())]
+    assert [item.id for items in expired for item in items] == sorted(deadlines, key=deadlines.__getitem__)
+    assert all(len(items) == 1 for items in expired)
 
 
 def test_draining_takes_out_whoever_waits_and_leaves_slots_and_places() -> None:
