@@ -1,0 +1,28 @@
+"""The command line: click commands, one file a family, imported when they are used.
+
+frame.py    the group, the table of commands, and the one place where errors become messages and exit codes
+exits.py    exit codes and the exceptions that carry them
+options.py  options that several commands share
+init.py     loopforge init
+config.py   loopforge config validate, show, path
+serve.py    loopforge serve
+ask.py      loopforge ask
+status.py   loopforge status, cancel
+rehearse.py loopforge rehearse
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """The console script `loopforge`."""
+    import sys
+
+    try:
+        from loopforge.runtime.cli.frame import run
+
+        sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:  # while importing; run() answers for the rest
+        sys.exit(130)
