@@ -1,0 +1,68 @@
+"""JSON from outside, made fit for what lies behind: a channel carries UTF-8, 64-bit integers and a bounded depth."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from loopforge.drivers.turn import JsonObject
+
+MAX_DEPTH = 100
+_MAX_INT_DIGITS = 18  # always fits 64 bits
+
+
+def parse_object(text: str) -> JsonObject | None:
+    """The JSON object that `text` is, None for anything else. An integer beyond 64 bits becomes a float."""
+    try:
+        parsed = json.loads(text, parse_int=_parse_int, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return None
+    return without_surrogates(parsed, text) if isinstance(parsed, dict) and is_portable(parsed) else None
+
+
+def is_portable(value: object) -> bool:
+    """Whether it is not nested deeper than MAX_DEPTH and holds no integer beyond 64 bits."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, int) and not -(2**63) <= item < 2**64:
+                return False
+        if not below:
+            return True
+        level = below
+    return False
+
+
+def without_surrogates(value: Any, text: str) -> Any:
+    """The value parsed from `text` with U+FFFD for half surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return value
+    return _scrub(value)
+
+
+def _scrub(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_scrub(item) for item in value]
+    if isinstance(value, dict):
+        return {_scrub(key): _scrub(item) for key, item in value.items()}
+    return value
+
+
+def _parse_int(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_INT_DIGITS else float(digits)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
+
+
+def to_json(value: object) -> str:
+    """Compact JSON. Raises ValueError or TypeError for what is none: nan, sets, cycles."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
