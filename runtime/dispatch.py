@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -22,6 +23,7 @@ from loopforge.runtime.errors import (
     Draining,
     IdConflict,
     ProviderDown,
+    QueueFull,
     TooLarge,
     UnknownTurn,
 )
@@ -189,13 +191,35 @@ class Dispatcher:
         )
         self._budget.take(record.place, record.size)
         try:
-            self.desks[target.provider].queue.offer(_queue_item(record), now)
+            self._enqueue(record, now)
         except TurnError:
             self._budget.give_back(record.place)
             raise
         self._next_number += 1
         record.kept = self._kept.open(record.id)
         self._turns[record.number] = self._by_id[record.id] = record
+
+    def _enqueue(self, record: TurnRecord, now: float) -> None:
+        """Into the first candidate's queue; when that is full and the route says `spill`, into the next one's.
+
+        Raises QueueFull of the first candidate, TooLarge.
+        """
+        full: QueueFull | None = None
+        for target in record.plan.candidates:
+            record.target = target
+            try:
+                self.desks[target.provider].queue.offer(_queue_item(record), now)
+            except QueueFull as exc:
+                full = full or exc
+                if not record.plan.spill:
+                    break
+            else:
+                if full is not None:
+                    passed = f"{full.provider} was passed over: its queue is full"
+                    record.plan = replace(record.plan, warnings=(*record.plan.warnings, passed))
+                return
+        assert full is not None
+        raise full
 
     def _find(self, turn_id: object) -> TurnRecord | None:
         """The live turn of this id, None for one that has ended. Raises UnknownTurn."""

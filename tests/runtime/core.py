@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
@@ -39,6 +39,13 @@ def config(*providers: ProviderSettings, **runtime: Any) -> Config:
     }
     settings = RuntimeSettings(**runtime)
     return Config(path="test", providers={item.name: item for item in providers}, routes=routes, runtime=settings)
+
+
+def with_fallback(setup: Config, kind: str, fallback: ProviderSettings, *, spill: bool) -> Config:
+    """The same configuration with a second target behind the kind's first."""
+    route = setup.routes[kind]
+    changed = replace(route, targets=(*route.targets, _target(fallback)), spill=spill)
+    return replace(setup, routes={**setup.routes, kind: changed})
 
 
 def _target(settings: ProviderSettings) -> Target:

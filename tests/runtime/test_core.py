@@ -20,7 +20,7 @@ from loopforge.runtime.errors import (
     UnknownTurn,
 )
 from tests.fakes.worker import Break, Die, FakeWorkers, Finish, Garble, Hang, Say, Script, Wait
-from tests.runtime.core import config, open_core, provider, turn
+from tests.runtime.core import config, open_core, provider, turn, with_fallback
 
 
 async def events_of(runtime_stream: object) -> list[Event]:
@@ -253,6 +253,25 @@ async def test_a_full_queue_refuses_at_once_with_a_time(autojump_clock: MockCloc
             await core.runtime.post(turn("t3", kind="coding"))
         assert "max_queued" in caught.value.action
         assert caught.value.retry_after_s is not None
+
+
+@pytest.mark.parametrize("spill", [True, False])
+async def test_a_full_local_queue_sends_turns_to_the_paid_cloud_only_when_the_route_says_so(
+    autojump_clock: MockClock, spill: bool
+) -> None:
+    local, cloud = provider("local", max_concurrency=1, max_queued=1), provider("cloud")
+    workers = FakeWorkers(default=(Wait(100), Say("x"), Finish()))
+    async with open_core(with_fallback(config(local, cloud), "summary", cloud, spill=spill), workers) as core:
+        await core.runtime.post(turn("running", kind="summary"))
+        await trio.sleep(1)
+        await core.runtime.post(turn("waiting", kind="summary"))
+        if spill:
+            reply = await core.runtime.ask(turn("third", kind="summary"))
+            assert reply.provider == "cloud"
+            assert any("its queue is full" in warning for warning in reply.warnings)
+        else:
+            with pytest.raises(QueueFull):
+                await core.runtime.ask(turn("third", kind="summary"))
 
 
 async def test_bad_turns_are_refused_by_name(autojump_clock: MockClock) -> None:
