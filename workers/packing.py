@@ -8,7 +8,6 @@ place of the first one that does not fit, because the bytes may come from anothe
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import difflib
 import types
@@ -163,7 +162,7 @@ def _union_unpacker(arguments: tuple[Any, ...]) -> Unpacker:
             if not tagged:
                 return _unpacker(classes[0])(value, path)
             tag = value.get("type")
-            if tag not in tagged:
+            if not isinstance(tag, str) or tag not in tagged:
                 raise Malformed(f"{path}.type", f"{tag!r} is not one of {', '.join(map(repr, tagged))}")
             return _unpacker(tagged[tag])(value, path)
         problem = None
@@ -209,7 +208,7 @@ def _unpack_bytes(value: object, path: str) -> bytes:
     if isinstance(value, str):
         try:
             return base64.b64decode(value, validate=True)
-        except binascii.Error as exc:
+        except ValueError as exc:  # binascii.Error is one; text beyond ASCII raises another
             raise Malformed(path, f"not base64: {exc}") from exc
     raise Malformed(path, f"write base64 text here, not {_describe(value)}")
 
