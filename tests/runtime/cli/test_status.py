@@ -1,0 +1,175 @@
+"""loopforge status, cancel: what they print, and what they do not load. Against a real service: test_service.py."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loopforge.runtime.cli.status import describe, duration, size, table
+from tests.runtime.cli.running import environment, loopforge, loopforge_here
+
+
+def provider(name: str, **members: Any) -> dict[str, Any]:
+    idle: dict[str, Any] = {
+        "name": name,
+        "state": "stopped",
+        "pid": None,
+        "generation": 0,
+        "deaths": 0,
+        "last_death": "",
+        "down_for_s": None,
+        "down_reason": "",
+        "slots": 8,
+        "running": 0,
+        "queued": {"interactive": 0, "normal": 0, "background": 0},
+        "rss_bytes": 0,
+        "outcomes": {"done": 0, "failed": 0, "cancelled": 0},
+    }
+    return idle | members
+
+
+TOLD: dict[str, Any] = {
+    "version": "0.1.0",
+    "pid": 4242,
+    "uptime_s": 7300.0,
+    "rss_bytes": 30 * 2**20,
+    "durability": "memory",
+    "draining": False,
+    "config": "/home/me/.loopforge/config.toml",
+    "turns": {"waiting": 41, "running": 2, "done": 812, "failed": 3, "cancelled": 1},
+    "routes": {"planning": ["ollama/llama3.2"], "coding": ["ollama/llama3.2", "deepseek/chat"]},
+    "providers": [
+        provider(
+            "ollama",
+            state="ready",
+            pid=77,
+            generation=1,
+            running=2,
+            slots=2,
+            rss_bytes=25 * 2**20,
+            queued={"interactive": 1, "normal": 40, "background": 0},
+            outcomes={"done": 812, "failed": 2, "cancelled": 1},
+        ),
+        provider("deepseek"),
+        provider("glm", state="down", generation=6, deaths=6, down_for_s=42.0, down_reason="6 deaths\x1b[2J"),
+        provider("kimi"),
+        provider("gemini"),
+    ],
+    "live": [
+        {
+            "id": "t1",
+            "kind": "planning",
+            "session": "",
+            "lane": "interactive",
+            "provider": "ollama",
+            "model": "llama3.2",
+            "phase": "running",
+            "attempt": 1,
+            "age_s": 1.25,
+            "deadline_in_s": 1798.75,
+        }
+    ],
+}
+
+
+def test_status_shows_service_providers_and_live_turns_in_line() -> None:
+    assert describe(TOLD, "/run/lf.sock") == [
+        "LoopForge 0.1.0, pid 4242, up 2 h 1 min, 30.0 MB",
+        "config  /home/me/.loopforge/config.toml",
+        "socket  /run/lf.sock",
+        "turns   2 running, 41 waiting, 812 done, 3 failed, 1 cancelled",
+        "kept    in memory: a restart of the service loses turns and replies",
+        "",
+        "PROVIDER  STATE    PID   MEMORY  SLOTS  QUEUED                    DONE  FAILED  DEATHS",
+        "ollama    ready     77  25.0 MB    2/2  1 interactive, 40 normal   812       2       0",
+        "deepseek  stopped    -        -    0/8  -                            0       0       0",
+        "glm       down       -        -    0/8  -                            0       0       6",
+        "glm is down for 42 s more: 6 deaths␛[2J",
+        "not used so far: kimi, gemini",
+        "",
+        "TURN  KIND      PHASE    GOES TO          LANE         SESSION  TRY    AGE    TIME LEFT",
+        "t1    planning  running  ollama/llama3.2  interactive  -          1  1.2 s  29 min 59 s",
+        "and 42 more",
+        "Cancel one with 'loopforge cancel ID'.",
+    ]
+
+
+def test_a_service_of_another_version_is_shown_as_far_as_it_tells() -> None:
+    assert describe({"version": "9.9", "pid": 1}, "s")[0] == "LoopForge 9.9, pid 1"
+    strange = {"providers": [{"name": "p", "generation": 1}], "live": [{"id": "t"}], "turns": {"running": 1}}
+    row = next(line for line in describe(strange, "s") if line.startswith("p "))
+    assert row.split() == ["p", "?", "-", "-", "?/?", "-", "?", "?", "?"]
+
+
+def test_a_draining_service_says_that_it_takes_no_turns() -> None:
+    assert "draining" in describe({**TOLD, "draining": True}, "s")[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (9.96, "10.0 s"), (10, "10 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (90_000, "1 d 1 h")],
+)
+def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KB"), (5 * 2**40, "5120.0 GB")])
+def test_sizes_stand_in_the_unit_that_fits(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_a_table_without_rows_is_its_head() -> None:
+    assert table(("A", "B"), []) == ["A  B"]
+
+
+@pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("cancel", "t1")])
+def test_without_a_service_the_next_step_is_said_and_nothing_printed(tmp_path: Path, command: tuple[str, ...]) -> None:
+    run = loopforge_here(tmp_path, *command)
+    assert (run.returncode, run.stdout) == (1, "")
+    socket = tmp_path / "run" / "loopforge.sock"
+    assert (
+        run.stderr
+        == f"Error: No service is running: there is no socket at {socket}; start one with 'loopforge serve'.\n"
+    )
+
+
+def test_cancel_without_an_id_is_wrong_usage(tmp_path: Path) -> None:
+    assert loopforge_here(tmp_path, "cancel").returncode == 2
+
+
+def test_the_socket_is_looked_up_as_by_every_client(tmp_path: Path) -> None:
+    config = tmp_path / "other.toml"
+    config.write_text('[runtime]\nsocket = "/nowhere/a.sock"\n')
+    assert "/nowhere/a.sock" in loopforge_here(tmp_path, "status", "--config", config).stderr
+    env = {"LOOPFORGE_SOCKET": "/nowhere/b.sock"}
+    assert "/nowhere/b.sock" in loopforge_here(tmp_path, "status", "--config", config, env=env).stderr
+
+
+HEAVY = ("trio", "httpx2", "h11", "pydantic", "pydantic_core", "rich", "asyncio", "loopforge.drivers.turn")
+
+
+@pytest.mark.parametrize("command", [["--help"], ["status"], ["status", "--json"], ["cancel", "t1"]])
+def test_commands_that_must_start_fast_load_nothing_heavy(tmp_path: Path, command: list[str]) -> None:
+    program = (
+        "import json, sys\n"
+        "from loopforge.runtime.cli.frame import run\n"
+        "run(sys.argv[1:])\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, env=environment(tmp_path)
+    )
+    modules = json.loads(result.stdout.splitlines()[-1])
+    assert "loopforge.runtime.cli.frame" in modules
+    assert not set(HEAVY) & set(modules)
+
+
+def test_status_as_a_process(tmp_path: Path) -> None:
+    run = loopforge(tmp_path, "status")
+    assert run.returncode == 1
+    assert "loopforge serve" in run.stderr
