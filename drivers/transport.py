@@ -43,6 +43,7 @@ IDLE_S = {"http": 4.0, "https": 50.0}
 
 _STREAMS = ("text/event-stream", "application/vnd.amazon.eventstream", "application/x-ndjson")
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_MAX_PORT = 65535
 _OLLAMA_PORT = 11434
 _NO_COOKIES = DefaultCookiePolicy(allowed_domains=[])
 _CORRECT_URL = "correct base_url in config.toml"
@@ -166,7 +167,7 @@ class HttpTransport:
             url = _parse_url(text)
         except (httpx2.InvalidURL, ValueError):
             raise self._unusable("the URL cannot be parsed", _CORRECT_URL) from None
-        if url.scheme not in IDLE_S or not url.host:
+        if url.scheme not in IDLE_S or not url.host or (url.port or 1) > _MAX_PORT:
             raise self._unusable("the URL is not of the form http(s)://host/path", _CORRECT_URL)
         return url
 
@@ -244,6 +245,44 @@ class HttpTransport:
         )
 
 
+class _Body(httpx2.AsyncByteStream):
+    """The stream of a response, in one object that can be left at any time.
+
+    httpx2's own is a pile of async generators that do not close one another [2.16, AsyncResponseStream]: left in the
+    middle, trio finds an unfinished one in the garbage.
+    """
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+        self._pieces: AsyncIterator[bytes] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._pieces is None:
+            self._pieces = aiter(self._stream)
+        try:
+            return await anext(self._pieces)
+        except BaseException:
+            self._ended = True  # a generator that has raised has finished, and so have those below it
+            raise
+
+    async def aclose(self) -> None:
+        """Give the connection back when the body was read to its end, close it otherwise."""
+        await self._stream.aclose()
+        if self._pieces is None or self._ended:
+            return
+        self._ended = True
+        # The socket is closed, so this runs out after what h11 had buffered.
+        try:
+            async for _ in self._pieces:
+                pass
+        except (httpx2.HTTPError, httpx2.StreamError):
+            pass
+
+
 class _HttpResponse:
     """A response whose head has come: an iterator of its body, once. Counts what it hands on."""
 
@@ -253,11 +292,13 @@ class _HttpResponse:
         self._answer = answer
         self._provider = provider
         self._place = place
-        self._pieces: AsyncIterator[bytes] | None = None
-        self._ended = False
         kind = self.headers.get("content-type", "").lower()
         self._bound = MAX_STREAM_BYTES if kind.startswith(_STREAMS) else MAX_ANSWER_BYTES
         self._left = self._bound
+        assert isinstance(answer.stream, httpx2.AsyncByteStream)
+        answer.stream = self._body = _Body(answer.stream)
+        # Only a body with an encoding to undo goes through the two layers that httpx2 puts on top.
+        self._decoded = answer.aiter_bytes() if "content-encoding" in self.headers else None
 
     def check_head(self) -> None:
         """Refuse what no driver should see. Raises WireMismatch."""
@@ -276,15 +317,8 @@ class _HttpResponse:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._pieces is None:
-            # Without an encoding to undo, httpx2's own two layers on top of the stream are 20 % of a piece's cost.
-            encoded = "content-encoding" in self.headers
-            self._pieces = aiter(self._answer.aiter_bytes() if encoded else self._answer.stream)  # type: ignore[arg-type]
         try:
-            data = await anext(self._pieces)
-        except StopAsyncIteration:
-            self._ended = True
-            raise
+            data = await anext(self._decoded or self._body)
         except httpx2.DecodingError as exc:
             raise WireMismatch(self._provider, f"the compressed body from {self._place} is damaged") from exc
         except httpx2.TransportError as exc:
@@ -309,16 +343,9 @@ class _HttpResponse:
 
     async def aclose(self) -> None:
         """Give the connection back when the body was read to its end, close it otherwise."""
+        if self._decoded is not None:
+            await self._decoded.aclose()
         await self._answer.aclose()
-        if self._pieces is None or self._ended:
-            return
-        # The iterator is a pile of async generators that do not close one another [2.16, AsyncResponseStream]: left
-        # alone, trio finds an unfinished one. Its socket is closed, so it runs out after what h11 had buffered.
-        try:
-            async for _ in self._pieces:
-                pass
-        except (httpx2.HTTPError, httpx2.StreamError):
-            pass
 
     def _too_long(self) -> WireMismatch:
         return WireMismatch(
