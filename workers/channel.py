@@ -176,7 +176,10 @@ class Channel:
             self._wake()
 
     async def wait_drained(self, below_bytes: int = 0) -> None:
-        """Until no more than `below_bytes` are buffered, or nothing can be sent any more."""
+        """Until no more than `below_bytes` are buffered, or nothing can be sent any more.
+
+        That holds when the caller goes on: of many that wait the first may post, and the others then wait again.
+        """
         await trio.lowlevel.checkpoint()
         while self._buffered > below_bytes:
             drained = trio.Event()

@@ -23,7 +23,7 @@ from loopforge.drivers.errors import TurnError, TurnRefused, WireMismatch, Worke
 from loopforge.drivers.fold import Fold
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.run import Watchdogs, run_turn
-from loopforge.drivers.turn import Delta, Effort, Message, Reply, Turn
+from loopforge.drivers.turn import Delta, Effort, Reply, Turn
 from loopforge.drivers.wire import Auth, Driver, Transport
 from loopforge.workers.channel import BufferFull, Channel, ChannelClosed
 from loopforge.workers.framing import MAX_FRAME_BYTES, Frame, FrameError, encode
@@ -277,7 +277,7 @@ class _RunningTurn:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     why_cancelled: str = ""
     seq: int = 0
-    fold: Fold = field(default_factory=Fold)  # for what a deadline leaves: run_turn's own is gone by then
+    fold: Fold = field(default_factory=Fold)  # run_turn's own is gone when a deadline or a bug ends the turn
     turn: Turn = field(default_factory=lambda: Turn(kind="", messages=()))
     remaining_s: float = 0.0
     watchdogs: Watchdogs = field(default_factory=lambda: Watchdogs(0.0, 0.0))
@@ -311,14 +311,13 @@ class _RunningTurn:
         frame = encode(FrameType.DELTA, self.number, attempt=self.attempt, seq=self.seq + 1, body=pack_delta(delta))
         if len(frame) > MAX_FRAME_BYTES:
             raise self._too_large(len(frame))
-        if self.channel.buffered_bytes > ROOM_BYTES:
-            await self.wait_room()
+        await self.wait_room()
         self.seq += 1
         self.channel.post_soon(frame)
 
     async def wait_room(self) -> None:
-        """Until the supervisor has read most of what it was sent. Others wait, too: only one may find the room."""
-        while self.channel.buffered_bytes > ROOM_BYTES:
+        """Until the supervisor has read most of what it was sent. Of many that wait one at a time finds the room."""
+        if self.channel.buffered_bytes > ROOM_BYTES:
             await self.channel.wait_drained(RESUME_BYTES)
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
@@ -340,20 +339,21 @@ class _RunningTurn:
         fields = error.to_fields()
         if self.seq:
             fields["started"] = True
-        return self._failed(fields, error.partial or self.fold.partial())
+        return self._failed(fields)
 
     def deadline_exceeded(self) -> bytes:
         """As plain fields: the class is runtime/errors.py's, which a worker does not load."""
         what = f"the turn's deadline passed after {self.remaining_s:.3g} s at the provider"
         fields = {"class": "DeadlineExceeded", "what": what, "provider": self.settings.name, "model": self.turn.model}
-        return self._failed({**fields, "scope": "turn", "started": self.seq > 0}, self.fold.partial())
+        return self._failed({**fields, "scope": "turn", "started": self.seq > 0})
 
     def cancelled(self) -> bytes:
         return self._outcome(FrameType.CANCELLED, {"why": _clip(self.why_cancelled)} if self.why_cancelled else {})
 
-    def _failed(self, fields: dict[str, Any], partial: Message | None) -> bytes:
+    def _failed(self, fields: dict[str, Any]) -> bytes:
+        """ERROR, with what had come; without it when it is more than a frame carries."""
         header = {"fields": {name: _clip(value) for name, value in fields.items()}}
-        frame = self._outcome(FrameType.ERROR, header, pack_message(partial))
+        frame = self._outcome(FrameType.ERROR, header, pack_message(self.fold.partial()))
         return frame if len(frame) <= MAX_FRAME_BYTES else self._outcome(FrameType.ERROR, header)
 
     def _outcome(self, kind: FrameType, header: dict[str, Any], body: bytes = b"") -> bytes:

@@ -31,8 +31,8 @@ from loopforge.drivers.turn import (
 from loopforge.drivers.wire import HttpRequest, Response
 from loopforge.workers.serve import Equipment
 
-Step: TypeAlias = str | float | Exception
-"""A line to send, seconds to wait, or what goes wrong."""
+Step: TypeAlias = str | float | trio.Event | Exception
+"""A line to send, seconds to wait, an event after which it says `go`, or what goes wrong."""
 
 ANSWER: tuple[Step, ...] = ("say hello", "say  world", "end")
 
@@ -180,6 +180,9 @@ class FakeBody:
                     return f"{line}\n".encode()
                 case Exception() as error:
                     raise error
+                case trio.Event() as event:
+                    await event.wait()
+                    return b"say go\n"  # in the very tick of the event: no further checkpoint
                 case seconds:
                     await trio.sleep(seconds)
         raise StopAsyncIteration

@@ -241,6 +241,46 @@ async def test_a_send_cancelled_half_way_leaves_the_peer_a_torn_frame_and_the_en
     assert "inside a frame: 1 bytes" in peer.why_closed
 
 
+async def test_nothing_is_buffered_any_more_once_the_peer_is_gone_even_behind_a_stuck_send(
+    nursery: trio.Nursery,
+) -> None:
+    stream, peer = watched_stream_pair()
+    channel = Channel(stream)
+    await nursery.start(channel.run)
+    stream.block()
+    channel.post(delta(1, 2 * SEND_BYTES))
+    await wait_all_tasks_blocked()
+    channel.post(delta(2))
+    await peer.send_eof()
+    assert await channel.receive() == []
+    assert channel.buffered_bytes == 0
+    stream.open.set()
+    stream.block()  # the first piece goes, the second is stuck
+    await wait_all_tasks_blocked()
+    assert len(stream.sends) == 2
+    assert channel.buffered_bytes == 0
+
+
+async def test_of_many_that_wait_for_room_each_finds_it_when_it_goes_on(watched: Watched) -> None:
+    channel, stream, peer = watched
+    found: list[int] = []
+
+    async def post_when_empty(number: int) -> None:
+        await channel.wait_drained()
+        found.append(channel.buffered_bytes)
+        channel.post(delta(number))
+
+    stream.block()
+    channel.post(delta(0))
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 6):
+            nursery.start_soon(post_when_empty, number)
+        await wait_all_tasks_blocked()
+        stream.open.set()
+    assert found == [0] * 5
+    assert sorted(numbers(await read(peer, 6))) == list(range(6))
+
+
 async def test_a_cancelled_poster_takes_nothing_back_and_tears_nothing(watched: Watched) -> None:
     channel, stream, peer = watched
     stream.block()
@@ -343,6 +383,19 @@ async def test_an_inline_send_that_the_kernel_took_half_is_finished_by_the_write
     await peer.aclose()
 
 
+async def test_an_inline_send_to_a_dead_peer_decides_nothing_either() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours, inline_gap_s=0)
+    theirs.sendall(delta(1))
+    theirs.close()
+    channel.post(delta(2))
+    channel.post_soon(delta(3))
+    assert (channel.closed, channel.buffered_bytes) == (False, 0)
+    assert numbers(await channel.receive()) == [1]
+    assert await channel.receive() == []
+    await channel.aclose()
+
+
 DYING_PEER = """
 import os, signal, socket, sys
 from loopforge.workers.framing import encode
@@ -379,12 +432,15 @@ async def test_all_that_a_killed_process_had_sent_is_read_before_its_end(unread:
 
 async def test_closing_a_socket_twice_never_touches_the_descriptor_that_took_its_number() -> None:
     ours, theirs = socket.socketpair()
+    other, its_peer = socket.socketpair()
     number = ours.fileno()
     channel = Channel(ours)
     await channel.aclose()
-    taken = os.dup2(theirs.fileno(), number)
-    await channel.aclose()
-    assert await channel.receive() == []
-    os.fstat(taken)
-    os.close(taken)
-    theirs.close()
+    with theirs, other, its_peer, socket.socket(fileno=os.dup2(other.fileno(), number)) as taken:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.wait_readable, taken)
+            await wait_all_tasks_blocked()
+            await channel.aclose()
+            assert await channel.receive() == []
+            its_peer.send(b"for somebody else")
+        assert taken.recv(100) == b"for somebody else"

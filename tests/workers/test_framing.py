@@ -148,6 +148,16 @@ def test_what_is_no_frame_is_named_and_costs_no_frame_before_it(
         raise FrameError(error)
 
 
+@pytest.mark.parametrize(("garbage", "named"), GARBAGE.values(), ids=GARBAGE)
+@pytest.mark.parametrize("first", [1, 3, 4, 5, 7])
+def test_a_bad_head_in_two_pieces_is_refused_even_when_its_frame_comes_with_the_second(
+    garbage: bytes, named: str, first: int
+) -> None:
+    _, error = feed_all(Framer(), [garbage[:first], garbage[first:]])
+    with pytest.raises(FrameError, match=named):
+        raise FrameError(error)
+
+
 @given(st.binary(min_size=1, max_size=60), st.lists(st.integers(0, 2**20), max_size=6))
 def test_any_bytes_end_the_same_at_every_cut(stream: bytes, cuts: list[int]) -> None:
     whole, whole_error = feed_all(Framer(max_frame_bytes=64), [stream])

@@ -302,17 +302,19 @@ async def test_a_bug_of_ours_fails_its_turn_alone(autojump_clock: MockClock, cap
         def script(self, text: str) -> Any:
             return None if text == "hi" else super().script(text)
 
-    provider = Broken({"bug": ("say a", "bug")})
+    provider = Broken({"bug": ("say a", "bug"), "late": ("say a", TypeError())})
     async with open_worker(provider.open_everything) as supervisor:
         supervisor.submit(1, "bug")  # in the driver
         supervisor.submit(2, "hi")  # in the transport
-        supervisor.submit(3, "fine")
-        assert (await supervisor.outcome(3)).type == FrameType.DONE
-        for number, started in ((1, True), (2, False)):
-            error, _ = await supervisor.error(number)
+        supervisor.submit(3, "late")
+        supervisor.submit(4, "fine")
+        assert (await supervisor.outcome(4)).type == FrameType.DONE
+        for number, come in ((1, "a"), (2, ""), (3, "a")):
+            error, partial = await supervisor.error(number)
             assert type(error).__name__ == "WireMismatch"
             assert "report this as a bug" in error.action
-            assert error.started is started
+            assert error.started is bool(come)
+            assert (partial.text if partial else "") == come
         assert "ZeroDivisionError" in caplog.text
         assert "TypeError" in caplog.text
 
@@ -504,6 +506,32 @@ async def test_the_end_of_the_channel_stops_everything_at_once(autojump_clock: M
         assert provider.closed
 
 
+@pytest.mark.parametrize("ticks", range(40))
+async def test_the_channel_may_end_at_any_moment_of_a_turn(autojump_clock: MockClock, ticks: int) -> None:
+    provider = FakeProvider({"hi": ("say a", "say b", "call c", "end")})
+    async with open_worker(provider.open_everything) as supervisor:
+        for number in range(1, 4):
+            supervisor.submit(number, "hi")
+        for _ in range(ticks):
+            await trio.lowlevel.checkpoint()
+        await supervisor.channel.aclose()
+        await supervisor.returned.wait()
+        assert provider.open_now == 0
+
+
+@pytest.mark.parametrize("_", range(20))
+async def test_a_turn_that_goes_on_in_the_very_tick_of_the_end_has_nobody_to_tell(
+    autojump_clock: MockClock, _: int
+) -> None:
+    go_on = trio.Event()
+    async with open_worker(FakeProvider({"hi": (go_on, "end")}).open_everything) as supervisor:
+        supervisor.submit(1, "hi")
+        await wait_all_tasks_blocked()
+        go_on.set()
+        await supervisor.channel.aclose()
+        await supervisor.returned.wait()
+
+
 async def test_bytes_that_are_no_frames_end_the_worker_with_a_line_in_the_log(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -575,6 +603,24 @@ async def test_a_supervisor_that_does_not_read_stops_the_turns_instead_of_fillin
             frames = supervisor.of(number)
             assert [frame.seq for frame in frames] == list(range(10_000 + 5))
             assert frames[-1].type == FrameType.DONE
+
+
+async def test_outcomes_wait_for_room_too_one_by_one(autojump_clock: MockClock) -> None:
+    provider = FakeProvider({"hi": ("huge 100000", 100.0, "end")})
+    turns = range(1, 41)
+    async with open_worker(provider.open_everything) as supervisor:
+        for number in turns:
+            supervisor.submit(number, "hi", remaining_ms=5000, event_gap_timeout_s=200.0)
+        await supervisor.read_until(lambda: all(len(supervisor.of(turn)) == 2 for turn in turns))
+        supervisor.stream.block()
+        await trio.sleep(10)  # all end at once, each with what had come
+        assert serve_module.ROOM_BYTES < supervisor.worker.buffered_bytes < serve_module.ROOM_BYTES + 110_000
+        supervisor.stream.open.set()
+        for number in turns:
+            error, partial = await supervisor.error(number)
+            assert isinstance(error, DeadlineExceeded)
+            assert partial is not None
+            assert len(partial.text) == 100_000
 
 
 async def test_a_turn_that_waits_for_room_can_still_be_cancelled(autojump_clock: MockClock) -> None:
