@@ -31,8 +31,9 @@ SMALL = 100
 SIZES = {"100 B": SMALL, "1 KB": 1024, "64 KB": 65536}
 ECHO, TAKE, FINISH = FrameType.SUBMIT, FrameType.DELTA, FrameType.PING
 """The peer sends an ECHO back, drops a TAKE, and answers FINISH: then it has seen all before it."""
-BATCH = 64
-"""One-way messages between two looks at the clock."""
+
+BATCHES = {size: max(min(64, 32768 // size), 1) for size in SIZES.values()}
+"""One-way messages between two looks at the clock and at what waits."""
 
 _BODIES = {size: bytes(size) for size in (*SIZES.values(), 0)}
 
@@ -116,7 +117,7 @@ def channel_one_way(sock: socket.socket, size: int, seconds: float) -> Figures:
             await nursery.start(channel.run)
             meter, sent = Meter(seconds), 0
             while perf_counter() < meter.until:
-                for _ in range(BATCH):
+                for _ in range(BATCHES[size]):
                     channel.post(message(TAKE, sent, size))
                     sent += 1
                 if channel.buffered_bytes > 256 * 1024:
@@ -170,7 +171,7 @@ def single_one_way(sock: socket.socket, size: int, seconds: float) -> Figures:
         async with _stream(sock) as stream:
             meter, sent = Meter(seconds), 0
             while perf_counter() < meter.until:
-                for _ in range(BATCH):
+                for _ in range(BATCHES[size]):
                     await stream.send_all(message(TAKE, sent, size))
                     sent += 1
             await stream.send_all(message(FINISH, 0, 0))
@@ -276,7 +277,7 @@ def zmq_one_way(path: Path, size: int, seconds: float) -> Figures:
         pair.recv()
         meter, sent = Meter(seconds), 0
         while perf_counter() < meter.until:
-            for _ in range(BATCH):
+            for _ in range(BATCHES[size]):
                 pair.send(message(TAKE, sent, size))
                 sent += 1
         pair.send(message(FINISH, 0, 0))

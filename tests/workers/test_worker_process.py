@@ -314,6 +314,7 @@ def test_a_variable_overrides_a_key_file_and_both_are_gone(monkeypatch: pytest.M
     monkeypatch.setenv("LF_TEST_KEY", SECRET)
     fd = os.memfd_create("key")
     os.write(fd, b"from the file")
+    os.lseek(fd, 0, os.SEEK_SET)
     assert take_key("LF_TEST_KEY", fd) == SECRET
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
