@@ -68,6 +68,11 @@ def has_driver(kind: str) -> bool:
     return kind in KINDS and find_spec(f"loopforge.drivers.{kind}") is not None
 
 
+def has_simulator(kind: str) -> bool:
+    """Whether this build can play a provider of the kind. Imports nothing of the simulator."""
+    return kind in KINDS and find_spec(f"loopforge.drivers.simulator.{kind}") is not None
+
+
 def open_driver(settings: ProviderSettings) -> Driver:
     """The driver of this provider: `open_driver(settings)` of the module named after the kind.
 

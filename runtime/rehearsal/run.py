@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from loopforge.runtime.config.values import Config
 from loopforge.runtime.rehearsal.faults import Faults
 from loopforge.runtime.rehearsal.figures import Entry
 from loopforge.runtime.rehearsal.play import Incident, Player
-from loopforge.runtime.rehearsal.simulator import open_simulator
+from loopforge.runtime.rehearsal.simulator import open_simulators
 from loopforge.runtime.rehearsal.stage import KEY, KEY_VARIABLE, Stage, profiles, stage
 from loopforge.runtime.rehearsal.workload import KindLoad, schedule
 
@@ -102,15 +102,11 @@ async def _simulated(config: Config, script: Script) -> AsyncIterator[Stage]:
     what one of them costs the simulator is not to delay the others' answers.
     """
     wanted = profiles(config, script.faults, script.seconds, script.seed)
-    groups = [
-        {name: profile for name, profile in wanted.items() if (profile["fault"] is None) is good}
-        for good in (True, False)
-    ]
-    base_urls: dict[str, str] = {}
-    async with AsyncExitStack() as stack:
-        for group in groups:
-            if group:
-                base_urls |= await stack.enter_async_context(open_simulator(group))
+    good, bad = (
+        {name: profile for name, profile in wanted.items() if (profile["fault"] is None) is well}
+        for well in (True, False)
+    )
+    async with open_simulators(good, bad) as base_urls:
         with _rehearsal_key():
             yield stage(config, base_urls, script.seconds)
 

@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -30,19 +31,45 @@ class SimulatorFailed(Exception):
 
 
 @asynccontextmanager
-async def open_simulator(profiles: Mapping[str, Mapping[str, Any]]) -> AsyncIterator[dict[str, str]]:
-    """Play these providers on loopback: provider -> the base_url to give it. Raises SimulatorFailed."""
+async def open_simulators(*groups: Mapping[str, Mapping[str, Any]]) -> AsyncIterator[dict[str, str]]:
+    """Play the providers of each group on loopback, a process a group: provider -> the base_url to give it.
+
+    `groups`: provider -> its profile, in plain values; an empty group has no process. Raises SimulatorFailed.
+    """
+    base_urls: dict[str, str] = {}
+    async with AsyncExitStack() as stack:
+        started = [(group, await stack.enter_async_context(_process(group))) for group in groups if group]
+        for group, process in started:  # all are starting at once
+            url = await process.url()
+            base_urls |= {provider: f"{url}/{provider}/v1" for provider in group}
+        yield base_urls
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A simulator that is starting, or runs. `errors`: the memory file behind its stderr."""
+
+    popen: subprocess.Popen[bytes]
+    errors: int
+
+    async def url(self) -> str:
+        """Where it listens, once it does. Raises SimulatorFailed when it ends or takes too long."""
+        if url := await _first_line(self.popen):
+            return url
+        words = os.pread(self.errors, 64 * 1024, 0).decode("utf-8", "replace").strip()
+        raise SimulatorFailed(f"the simulator did not start: {words[-MAX_WORDS:] or 'it said nothing'}")
+
+
+@asynccontextmanager
+async def _process(profiles: Mapping[str, Mapping[str, Any]]) -> AsyncIterator[_Process]:
+    """Started, not waited for; nothing of it is left when the block is."""
     with _memory_file("profiles") as written, _memory_file("errors") as errors:
         os.write(written, json.dumps(profiles).encode())
         os.lseek(written, 0, os.SEEK_SET)
         process = _start(written, errors)
         pidfd = os.pidfd_open(process.pid)
         try:
-            url = await _first_line(process)
-            if not url:
-                words = os.pread(errors, 64 * 1024, 0).decode("utf-8", "replace").strip()
-                raise SimulatorFailed(f"the simulator did not start: {words[-MAX_WORDS:] or 'it said nothing'}")
-            yield {provider: f"{url}/{provider}/v1" for provider in profiles}
+            yield _Process(process, errors)
         finally:
             _close_pipes(process)  # the end of its input ends it
             with trio.move_on_after(END_S, shield=True):

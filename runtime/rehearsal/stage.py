@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loopforge.drivers.registry import ProviderSettings, has_driver
+from loopforge.drivers.registry import ProviderSettings, has_driver, has_simulator
 from loopforge.runtime.config.values import Config, Route
 from loopforge.runtime.rehearsal.faults import Faults
 from loopforge.runtime.rehearsal.workload import TOOL
@@ -22,7 +22,8 @@ FIRST_TOKEN_S = 0.1
 TOKENS_PER_S = 150.0
 ANSWER_TOKENS = 400
 """More than any turn asks for: the turn's own limit ends the answer."""
-LEAST_PATIENCE_S = 1.0
+LEAST_PATIENCE_S = 2.0
+"""On a busy machine even a healthy simulator may take most of a second for its first token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +45,16 @@ class Stage:
 def absent_providers(config: Config) -> dict[str, str]:
     """Provider -> why it cannot be rehearsed, for those that cannot."""
     return {
-        name: f"cannot be rehearsed, there is no driver yet for kind {settings.kind!r}"
+        name: f"cannot be rehearsed, {what} for kind {settings.kind!r}"
         for name, settings in config.providers.items()
-        if not has_driver(settings.kind)
+        if (what := _missing(settings.kind))
     }
+
+
+def _missing(kind: str) -> str:
+    if not has_driver(kind):
+        return "there is no driver yet"
+    return "" if has_simulator(kind) else "there is no simulator yet"
 
 
 def patience(seconds: float) -> float:

@@ -7,11 +7,13 @@ What the turns ask for is made up; nothing here knows a provider.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from loopforge.drivers.turn import Lane, Tool, Turn, system, user
+from loopforge.runtime.rehearsal.faults import instead
 
 MAX_TURNS = 100_000
 """A typing mistake in a rate must not fill the memory; ten minutes at 100 turns/s stay below."""
@@ -69,11 +71,28 @@ def typical_load(kind: str, lane: Lane) -> KindLoad:
     return replace(TYPICAL[kind if kind in TYPICAL else _LIKE[lane]], kind=kind)
 
 
+def read_rates(words: Iterable[str], loads: Iterable[KindLoad]) -> tuple[KindLoad, ...]:
+    """The loads, at the rates that "KIND=N" words ask for. Raises ValueError with what to write instead."""
+    asked = {load.kind: load for load in loads}
+    for word in words:
+        kind, sign, number = word.partition("=")
+        if kind not in asked:
+            raise ValueError(f"there is no kind {kind!r}{instead(kind, asked, 'configured')}")
+        try:
+            rate = float(number) if sign else math.nan
+        except ValueError:
+            rate = math.nan
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"{word!r} is not KIND=N with N turns a second, such as {kind}=2.5")
+        asked[kind] = replace(asked[kind], per_second=rate)
+    return tuple(asked.values())
+
+
 def schedule(loads: Iterable[KindLoad], seconds: float, seed: int) -> list[Arrival]:
     """Every turn of the run, in the order of arrival. Raises ValueError for more than MAX_TURNS."""
     loads = list(loads)
     expected = sum(load.per_second for load in loads) * seconds
-    if expected > MAX_TURNS:
+    if not expected <= MAX_TURNS:  # nan, too
         raise ValueError(f"that makes {expected:,.0f} turns; at most {MAX_TURNS:,} fit into one run")
     return sorted(
         (arrival for load in loads for arrival in _of_kind(load, seconds, seed)),

@@ -75,8 +75,8 @@ def test_timeouts_longer_than_the_run_are_cut_and_shorter_ones_kept() -> None:
     assert staged.config.routes["coding"].first_event_timeout_s == 0.0
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(0.5, 1.0), (5, 1.0), (10, 2.0), (600, 120.0)])
-def test_patience_grows_with_the_run_and_is_never_below_a_second(seconds: float, expected: float) -> None:
+@pytest.mark.parametrize(("seconds", "expected"), [(0.5, 2.0), (5, 2.0), (20, 4.0), (600, 120.0)])
+def test_patience_grows_with_the_run_and_is_never_below_two_seconds(seconds: float, expected: float) -> None:
     assert patience(seconds) == expected
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopforge.runtime.rehearsal.workload import TYPICAL, KindLoad, build_turn, schedule, typical_load
+from loopforge.runtime.rehearsal.workload import TYPICAL, KindLoad, build_turn, read_rates, schedule, typical_load
 
 loads = st.builds(
     KindLoad,
@@ -42,6 +42,33 @@ def test_the_rate_of_one_kind_does_not_move_the_turns_of_another() -> None:
     assert sum(turn.kind == "coding" for turn in busy) == 7 * sum(turn.kind == "coding" for turn in plain)
 
 
+def test_a_rate_that_is_asked_for_replaces_the_typical_one_and_leaves_the_others() -> None:
+    loads = read_rates(["coding=2.5", "summary=0", "coding=4"], TYPICAL.values())
+    assert {load.kind: load.per_second for load in loads} == {
+        "planning": TYPICAL["planning"].per_second,
+        "coding": 4.0,
+        "summary": 0.0,
+    }
+    assert loads[0] == TYPICAL["planning"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("codng=2", r"no kind 'codng'; did you mean 'coding'\? configured: planning, coding, summary"),
+        ("coding", r"'coding' is not KIND=N with N turns a second, such as coding=2\.5"),
+        ("coding=", "'coding=' is not KIND=N"),
+        ("coding=fast", "'coding=fast' is not KIND=N"),
+        ("coding=-1", "'coding=-1' is not KIND=N"),
+        ("coding=nan", "'coding=nan' is not KIND=N"),
+        ("coding=inf", "'coding=inf' is not KIND=N"),
+    ],
+)
+def test_a_rate_that_cannot_be_kept_says_what_to_write_instead(word: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_rates([word], TYPICAL.values())
+
+
 def test_a_rate_of_zero_posts_nothing() -> None:
     assert schedule([replace(TYPICAL["planning"], per_second=0)], 60, seed=0) == []
 
@@ -49,6 +76,11 @@ def test_a_rate_of_zero_posts_nothing() -> None:
 def test_a_rate_that_would_fill_the_memory_is_refused() -> None:
     with pytest.raises(ValueError, match=r"makes 5,000,000 turns; at most 100,000"):
         schedule([replace(TYPICAL["planning"], per_second=500_000)], 10, seed=0)
+
+
+def test_a_length_that_is_no_number_is_refused_instead_of_running_for_ever() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        schedule(TYPICAL.values(), math.nan, seed=0)
 
 
 def test_planning_is_small_and_frequent_and_only_coding_calls_tools() -> None:
