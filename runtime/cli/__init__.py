@@ -1,14 +1,19 @@
 """The command line: click commands, one file a family, imported when they are used.
 
-frame.py    the group, the table of commands, and the one place where errors become messages and exit codes
-exits.py    exit codes and the exceptions that carry them
-options.py  options that several commands share
-init.py     loopforge init
-config.py   loopforge config validate, show, path
-serve.py    loopforge serve
-ask.py      loopforge ask
-status.py   loopforge status, cancel
-rehearse.py loopforge rehearse
+frame.py         the group, the table of commands, and the one place where errors become messages and exit codes
+exits.py         exit codes and the exceptions that carry them
+options.py       options that several commands share
+init.py          loopforge init
+config.py        loopforge config validate, show, path
+serve.py         loopforge serve
+log_thread.py    the service's log on standard error, without ever holding up the loop
+ask.py           loopforge ask: options, file and standard input -> one turn -> an exit code
+conversation.py  that turn while it runs, at the service or in a runtime of its own
+answer.py        what a person or a program sees of its events
+outlet.py        standard output of a command that runs a loop
+printable.py     text of others, made safe for a terminal
+status.py        loopforge status, cancel
+rehearse.py      loopforge rehearse
 """
 
 from __future__ import annotations

@@ -87,6 +87,8 @@ def run(arguments: Sequence[str], command: click.Command = cli) -> int:
         code = command.main(args=list(arguments), prog_name="loopforge", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # so that a closed pipe shows here and not when the interpreter ends
+    except SystemExit as exc:  # click's own end when the reader of its output is gone
+        return exc.code if isinstance(exc.code, int) else exits.FAILED
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as exc:  # noqa: BLE001 - the end of the line
         return _end_with(_innermost(exc))
     return code if isinstance(code, int) else exits.OK

@@ -24,6 +24,8 @@ from loopforge.runtime.config.positions import PathPart
 
 MAX_JSON_DEPTH = 32  # of extra_body; deeper is no request any provider takes
 
+MAX_REQUEST_MB = 32  # more does not fit a frame of the channel (MAX_FRAME_BYTES of workers/framing.py)
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
@@ -203,7 +205,7 @@ class RuntimeTable(Table):
     journal: bool = True
     retain_days: Annotated[int, Field(ge=0, le=36_500)] = 7
     retain_mb: Count = 512
-    max_request_mb: Annotated[int, Field(ge=1, le=1024)] = 32
+    max_request_mb: Annotated[int, Field(ge=1, le=MAX_REQUEST_MB)] = 32
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
 
 

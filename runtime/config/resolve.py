@@ -51,15 +51,14 @@ NOT_ACTED_ON: Mapping[type[Table], Mapping[str, str]] = {
         "tokens_per_minute": "turns are not spaced out",
         "prices": "costs are not counted",
         "memory_limit_mb": "the worker's memory is not limited",
+        "context_window": "a turn that is too long does not look for a larger window",
     },
     RouteTable: {
-        "fallbacks": "a turn that fails does not move on to one",
-        "spill": "a turn waits for its own provider",
+        "fallbacks": "after an error a turn does not move on to one; they only stand in while the provider is down",
         "park_max_s": "a turn does not wait for a quota to reset",
     },
     RuntimeTable: {
         "reattach_grace_s": "turns do not outlive the service",
-        "idle_worker_s": "workers are not stopped when idle",
         "journal": "turns are kept in memory only",
         "retain_days": "turns are kept in memory only",
         "retain_mb": "turns are kept in memory only",
@@ -145,7 +144,7 @@ def _read_one(cls: type[T], raw: Mapping[str, Any], section: str, findings: Find
 def _warn_of_idle_keys(table: Table, path: Path, findings: Findings) -> None:
     for key, instead in NOT_ACTED_ON.get(type(table), {}).items():
         if getattr(table, key) != type(table).model_fields[key].default:
-            findings.warn((*path, key), "nothing acts on this key yet", instead)
+            findings.warn((*path, key), "this key is not acted on yet", instead)
 
 
 def _check_provider(name: str, read: Read[ProviderTable], findings: Findings) -> None:

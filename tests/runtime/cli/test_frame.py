@@ -211,6 +211,9 @@ def test_an_interrupt_ends_a_command_quietly(tmp_path: Path) -> None:
     assert err.strip() == b""
 
 
+BUFFERED = {"PYTHONUNBUFFERED": ""}  # what is still buffered at the end is what used to complain
+
+
 def closed_pipe() -> int:
     reader, writer = os.pipe()
     os.close(reader)
@@ -223,13 +226,35 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain(tmp_path: Path, argume
     writer = closed_pipe()
     try:
         run = subprocess.run(
-            [*LOOPFORGE, *arguments], stdout=writer, stderr=subprocess.PIPE, env=environment(tmp_path), text=True
+            [*LOOPFORGE, *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=environment(tmp_path, BUFFERED),
+            text=True,
         )
     finally:
         os.close(writer)
-    assert "Traceback" not in run.stderr
-    assert "Broken" not in run.stderr
-    assert "Exception ignored" not in run.stderr
+    assert (run.returncode, run.stderr) == (exits.FAILED, "")
+
+
+def test_a_reader_that_goes_away_while_a_nursery_runs_is_no_reason_either(tmp_path: Path) -> None:
+    code = (
+        "import click, sys\nfrom loopforge.runtime.cli.frame import run\n"
+        "@click.command()\ndef writes(): print('x'); raise ExceptionGroup('', [BrokenPipeError(32, 'Broken pipe')])\n"
+        "sys.exit(run([], writes))"
+    )
+    writer = closed_pipe()
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=environment(tmp_path, BUFFERED),
+            text=True,
+        )
+    finally:
+        os.close(writer)
+    assert (run.returncode, run.stderr) == (exits.FAILED, "")
 
 
 @pytest.mark.parametrize(

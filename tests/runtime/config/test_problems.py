@@ -111,6 +111,7 @@ def test_a_bad_value_of_a_route(written: str, place: str, problem: str, suggesti
         ('[runtime]\nallow_users = ["a b"]', "runtime.allow_users[0]", '"a b" is not the name', "one name"),
         ('[runtime]\nallow_groups = "staff"', "runtime.allow_groups", "is text, not a list", '["staff"]'),
         ("[runtime]\nmax_request_mb = 0", "runtime.max_request_mb", "out of range", "at least 1"),
+        ("[runtime]\nmax_request_mb = 33", "runtime.max_request_mb", "out of range", "at most 32"),
         ("[runtime]\ndrain_s = -1", "runtime.drain_s", "out of range", "at least 0"),
         ('[http]\nlisten = "8080"', "http.listen", '"8080" is no address', "127.0.0.1:8080"),
         ('[http]\nlisten = "h:99999"', "http.listen", "no address", "HOST:PORT"),
@@ -471,3 +472,15 @@ def test_the_largest_file_there_may_be_is_read(tmp_path: Path) -> None:
     assert check(path, {}).config is not None
     path.write_text(filler + OLLAMA + "\n")
     assert "1 MiB" in problem_of(path).problem
+
+
+def test_what_has_no_line_comes_last() -> None:
+    assert [(problem.line, problem.place) for problem in refused("\nx = 1\n")] == [(2, "x"), (0, "router")]
+
+
+def test_a_route_with_a_mistake_in_what_it_refers_to_is_not_followed() -> None:
+    text = '[providers.p]\nbase_url = "https://h"\n' + "".join(
+        f"[router.{kind}]\nprovider = 3\n" for kind in ("planning", "coding", "summary")
+    )
+    places = [problem.place for problem in refused(text)]
+    assert places == ["router.planning.provider", "router.coding.provider", "router.summary.provider"]

@@ -14,9 +14,10 @@ import pytest
 from loopforge.drivers import vendors
 from loopforge.drivers.registry import KINDS, AwsSettings, Price, has_driver
 from loopforge.runtime.config import base_url
-from loopforge.runtime.config.model import HttpTable, ProviderTable, RouteTable, RuntimeTable, Table
+from loopforge.runtime.config.model import MAX_REQUEST_MB, HttpTable, ProviderTable, RouteTable, RuntimeTable, Table
 from loopforge.runtime.config.resolve import NOT_ACTED_ON
 from loopforge.runtime.config.values import Checked, Config, Target
+from loopforge.workers.framing import MAX_FRAME_BYTES
 from loopforge.workers.packing import from_plain, to_plain
 from tests.runtime.config.checking import FILE, OLLAMA, accepted
 
@@ -376,7 +377,7 @@ def test_a_configuration_survives_the_way_out_of_the_child() -> None:
 
 
 def idle_warnings(config: Config) -> set[str]:
-    return {warning.place for warning in config.warnings if warning.problem == "nothing acts on this key yet"}
+    return {warning.place for warning in config.warnings if warning.problem == "this key is not acted on yet"}
 
 
 def test_a_key_that_nothing_acts_on_is_said_when_it_is_written_with_another_value_than_the_default() -> None:
@@ -388,7 +389,7 @@ def test_a_key_that_nothing_acts_on_is_said_when_it_is_written_with_another_valu
     }
     expected = {f"{sections[table]}.{key}" for table, keys in NOT_ACTED_ON.items() for key in keys}
     assert idle_warnings(accepted(EVERYTHING)) == expected
-    assert idle_warnings(accepted(OLLAMA + '[router.coding]\nspill = false\n[http]\nlisten = ""\n')) == set()
+    assert idle_warnings(accepted(OLLAMA + '[router.coding]\npark_max_s = 0\n[http]\nlisten = ""\n')) == set()
 
 
 def test_a_route_to_a_kind_without_a_driver_is_said_and_an_unrouted_one_is_not() -> None:
@@ -454,3 +455,8 @@ def test_aws_settings_on_another_kind_are_said() -> None:
 def test_a_byte_order_mark_and_windows_line_ends_change_nothing() -> None:
     assert accepted(PRESETS.replace("\n", "\r\n")) == accepted(PRESETS)
     assert accepted(PRESETS).path == str(FILE)
+
+
+def test_the_largest_turn_that_may_be_configured_fits_a_frame() -> None:
+    largest = accepted(OLLAMA + f"[runtime]\nmax_request_mb = {MAX_REQUEST_MB}\n").runtime.max_request_mb
+    assert largest << 20 < MAX_FRAME_BYTES
