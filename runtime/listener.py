@@ -55,22 +55,28 @@ class Link:
         self.overflowed = trio.Event()
         self._channel = channel
         self._outbox = outbox
+        self._largest = 0  # bytes of the largest frame among those that wait
 
     def send(self, frame: bytes) -> None:
         """Queue one frame. Never raises and never blocks: a client that is gone or too slow misses it."""
         if self.overflowed.is_set():
             return
+        waiting = self._channel.buffered_bytes
+        if not waiting:
+            self._largest = 0
+        elif waiting - self._largest > MAX_OUTBOUND_BYTES:  # one large reply does not make a client slow
+            self.overflowed.set()
+            return
+        self._largest = max(self._largest, len(frame))
         try:
             self._outbox.post(self._channel, frame)
-        except ChannelClosed:
+        except (ChannelClosed, BufferFull):
             return
-        except BufferFull:
-            self.overflowed.set()
 
 
 async def serve_client(sock: socket.socket, dispatcher: Dispatcher) -> None:
     """Serve one connection until either side ends it; closes `sock`. Never raises for what a client does."""
-    channel = Channel(sock, max_buffered_bytes=MAX_OUTBOUND_BYTES)
+    channel = Channel(sock)
     link = Link(channel, dispatcher.outbox)
     dispatcher.clients += 1
     try:

@@ -165,6 +165,17 @@ async def test_a_client_that_does_not_read_loses_its_connection_and_others_lose_
         assert [unpack_header(frame.header)["fields"]["class"] for frame in errors] == [SlowConsumer.__name__]
 
 
+async def test_a_reply_larger_than_the_bound_does_not_make_its_reader_slow() -> None:
+    large = "x" * (9 * 2**20)
+    workers = FakeWorkers(scripts={"large": [(Say(large), Finish())]})
+    async with open_core(config(provider("local")), workers) as core:
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(core.runtime.ask, turn())
+            assert (await core.runtime.ask(turn("large"))).text == large
+        assert (await core.runtime.ask(turn())).text == "hello"
+
+
 async def test_one_unread_stream_does_not_hold_up_another_of_the_same_client() -> None:
     piece = "x" * 100_000
     script = tuple(step for _ in range(120) for step in (Say(piece), Wait(0.001)))
