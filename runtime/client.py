@@ -494,7 +494,7 @@ async def load_config(path: str | Path | None = None) -> Config:
     """Check a configuration file in a short-lived child. Raises BadConfig with every problem in its text."""
     from loopforge.runtime.config.child import check_in_child
 
-    checked = await check_in_child(paths.config_path(path, os.environ), os.environ)
+    checked = await check_in_child(paths.config_or_presets(path, os.environ), os.environ)
     if checked.config is None:
         raise BadConfig(what="\n".join(str(problem) for problem in checked.problems))
     return checked.config
