@@ -1,14 +1,26 @@
 """The supervisor's process, and everything that talks to it. Importing this package loads nothing else.
 
-config/        what a person wrote, checked in a short-lived child, handed over as frozen values
-router.py      pure: (turn, routes, provider states, now) -> ordered candidates, or NoRoute
-taskqueue.py   pure: lanes, fairness, slots: what starts now, or when to look again
-retry.py       pure: (error, attempts, what was relayed) -> resend, or give up
-restarts.py    pure: restart window, back-off, give up
-process.py     open_worker: one OS process, its channel, only its own key
-dispatch.py    acts on the decisions: assignments out, events back
-supervisor.py  ordered start, one keeper task a worker, drain, reverse stop
-listener.py    Unix socket: one connection, many turns
-client.py      open_runtime(), connect(); ask, stream, post, wait, cancel
-cli/           click commands, one file a family, imported lazily
+config/         what a person wrote, checked in a short-lived child, handed over as frozen values
+router.py       pure: (turn, routes, provider states, now) -> ordered candidates, or NoRoute
+taskqueue.py    pure: lanes, fairness, slots: what starts now, or when to look again
+retry.py        pure: (error, attempts, what was relayed) -> resend, or give up
+restarts.py     pure: restart window, back-off, give up
+kept.py         frames kept for clients that come back, and the outcomes of finished turns
+records.py      what the supervisor remembers: one record a turn, one desk a provider
+outbox.py       what one read makes leaves in one send
+process.py      open_worker: one OS process, its channel, only its own key
+dispatch.py     acts on the decisions: turns in, assignments out, events back
+status.py       what `loopforge status` shows, made of the records
+supervisor.py   ordered start, one keeper task a worker, drain, reverse stop
+listener.py     Unix socket: who may connect; one connection, many turns
+serve.py        the daemon: one configuration, one socket, signals
+client.py       open_runtime(), connect(); ask, stream, post, wait, attach, cancel
+blocking.py     the same socket without trio, for `status` and `cancel`
+events_json.py  events -> the JSON lines of `ask --json`
+turn_json.py    JSON -> a Turn, for `ask --turn`
+rehearsal/      the person's routes against simulated providers
+demo/           python -m loopforge.runtime.demo, what scripts/demo runs
+cli/            click commands, one file a family, imported lazily
+errors.py       how the runtime itself refuses or ends a turn
+__main__.py     python -m loopforge.runtime, the same as the command loopforge
 """
