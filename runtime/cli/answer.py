@@ -48,9 +48,12 @@ _CUT = {
 
 
 class Printer(Protocol):
-    """Turns events into pieces to write, one call an event, in order."""
+    """Turns events into pieces to write, one call an event, in order; and what else is to be said between them."""
 
     def show(self, event: Event) -> list[Piece]: ...
+    def note(self, text: str) -> list[Piece]:
+        """A line on standard error for the person."""
+        ...
 
 
 class JsonLines:
@@ -58,6 +61,9 @@ class JsonLines:
 
     def show(self, event: Event) -> list[Piece]:
         return [_out(event_line(event)), *_closing_words(event)]
+
+    def note(self, text: str) -> list[Piece]:
+        return [_note(text)]
 
 
 class Whole:
@@ -73,6 +79,9 @@ class Whole:
             case Failed(TurnError(partial=Message() as partial)):
                 return self._message(partial)
         return _closing_words(event)
+
+    def note(self, text: str) -> list[Piece]:
+        return [_note(text)]
 
     def _message(self, message: Message) -> list[Piece]:
         pieces = []
@@ -122,6 +131,9 @@ class Live:
                 return [*self._fresh_line(), *_closing_words(event)]
         return []
 
+    def note(self, text: str) -> list[Piece]:
+        return [*(self._fresh_line() if self._terminal else self._fresh_error_line()), _note(text)]
+
     def _answer(self, text: str) -> Piece:
         self._text.append(text)
         return self._raw(text)
@@ -167,7 +179,7 @@ class Live:
         self._text, self._lines_shown = [], 0
         again = f"the answer starts again at {one_line(provider)} ({one_line(why)})"
         if not seen:
-            return [*self._fresh_error_line(), _err(f"Note: {again}\n")]
+            return self.note(again)
         return self._aside(f"--- withdrawn, what stands above is void: {again} ---")
 
     def _complete(self, reply: Reply) -> list[Piece]:
@@ -199,9 +211,8 @@ class Live:
 # -- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def note(text: str) -> Piece:
-    """A line on standard error for the person."""
-    return _err(f"Note: {text}\n")
+def _note(text: str) -> Piece:
+    return _err(f"Note: {one_line(text)}\n")
 
 
 def _closing_words(event: Event) -> list[Piece]:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ import trio
 
 from loopforge.drivers.errors import TurnError
 from loopforge.drivers.turn import Cancelled, Done, Event, Failed, Outcome, Turn
-from loopforge.runtime.cli.answer import Printer, note
+from loopforge.runtime.cli.answer import Printer
 from loopforge.runtime.cli.outlet import Outlet, standard_streams
 from loopforge.runtime.client import EventStream, Runtime, connect, open_runtime
 from loopforge.runtime.config import paths
@@ -107,7 +107,7 @@ class Conversation:
     async def _leave(self, runtime: Runtime, events: EventStream) -> None:
         """We were stopped: cancel the turn and wait a little for the word that it is."""
         if self.turn.detached:
-            await self.outlet.write([note(f"the turn goes on; 'loopforge cancel {events.id}' ends it")])
+            self._note(f"the turn goes on; 'loopforge cancel {events.id}' ends it")
             return
         with trio.move_on_after(CANCEL_S):
             with contextlib.suppress(TurnError):  # its outcome is on the way already
@@ -163,14 +163,14 @@ class Conversation:
                 if chosen or not _nobody_listens(exc):
                     raise
                 if isinstance(exc.__cause__, ConnectionRefusedError):
-                    await self._note(f"nobody listens on {self.socket}, which a service has left; doing without one")
+                    self._note(f"nobody listens on {self.socket}, which a service has left; doing without one")
         if connecting.cancelled_caught:
             what = f"the service at {self.socket} does not answer within {CONNECT_S:g} s"
             raise ConnectionLost(what=what, action="see its log; if it hangs, restart it")
         if not chosen:
-            _log_to_stderr()
+            logging.getLogger("loopforge").addHandler(_Notes(self._note))
             if self.turn.detached:
-                await self._note("without a service nothing goes on when this command ends: detached has no effect")
+                self._note("without a service nothing goes on when this command ends: detached has no effect")
             async with open_runtime(await self._configuration()) as runtime:
                 yield runtime
 
@@ -180,18 +180,18 @@ class Conversation:
         served = str((await runtime.status()).get("config", ""))
         if _same_file(served, self.config):
             return True
-        await self._note(f"the service at {self.socket} runs with {served}; doing without it because of --config")
+        self._note(f"the service at {self.socket} runs with {served}; doing without it because of --config")
         return False
 
     async def _configuration(self) -> Path:
         """The person's file; the presets when there is none yet: no set-up is required."""
         if self.config_named or await trio.Path(self.config).exists():
             return self.config
-        await self._note(f"there is no {self.config} yet, so the presets count; 'loopforge init' writes one to edit")
+        self._note(f"there is no {self.config} yet, so the presets count; 'loopforge init' writes one to edit")
         return paths.PRESETS
 
-    async def _note(self, text: str) -> None:
-        await self.outlet.write([note(text)])
+    def _note(self, text: str) -> None:
+        self.outlet.post(self.printer.note(text))
 
 
 def _nobody_listens(exc: ConnectionLost) -> bool:
@@ -202,9 +202,12 @@ def _same_file(one: str, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _log_to_stderr() -> None:
-    """A runtime in this process has something to say when a worker dies, and no log of its own."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("Note: %(message)s"))
-    handler.setLevel(logging.WARNING)
-    logging.getLogger("loopforge").addHandler(handler)
+class _Notes(logging.Handler):
+    """What a runtime in this process has to say (a worker died) becomes notes between the answer's lines."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(record.getMessage())

@@ -205,6 +205,15 @@ def test_a_failure_prints_what_had_come_and_leaves_the_error_to_the_command() ->
     assert shown(Whole(show_thinking=False), [Failed(StreamBroken("p"))]) == ("", "")
 
 
+def test_a_note_stands_on_a_line_of_its_own() -> None:
+    for printer in (terminal(), JsonLines(), Whole(show_thinking=False)):
+        printer.show(Started("p", "m", 1))
+        assert "".join(piece.text for piece in printer.note("a worker\ndied")) == "Note: a worker died\n"
+    printer = terminal()
+    printer.show(TextDelta("half a li"))
+    assert [piece.text for piece in printer.note("a worker died")] == ["\n", "Note: a worker died\n"]
+
+
 def test_a_cancelled_turn_says_why() -> None:
     for printer in (terminal(), piped(), Whole(show_thinking=False), JsonLines()):
         assert shown(printer, [Cancelled("by\nhand")])[1] == "Cancelled: by hand\n"

@@ -233,13 +233,10 @@ def test_options_go_before_the_members_of_the_file(service: Service, tmp_path: P
     ("arguments", "code", "name"),
     [
         (["--model", "quick/fault-429"], 75, "RateLimited"),
-        (["--model", "quick/fault-529"], 75, "Overloaded"),
         (["--model", "quick/fault-500"], 75, "ProviderUnavailable"),
         (["--model", "quick/fault-quota"], 75, "QuotaExhausted"),
         (["--model", "quick/fault-401"], 1, "CredentialsRejected"),
-        (["--model", "quick/fault-cut"], 1, "StreamBroken"),
         (["--model", "silent", "--deadline-s", "1"], 1, "DeadlineExceeded"),
-        (["--model", "nobody/x"], 1, "NoRoute"),
         (["--kind", "codign"], 1, "NoRoute"),
         (["--id", "x" * 200], 1, "BadTurn"),
     ],
@@ -279,6 +276,21 @@ def test_a_worker_killed_in_the_middle_fails_its_turn_and_no_other(service: Serv
         assert "worker process died" in ask.err
         assert other.wait() == 0
         assert len(other.out.split()) == 20
+
+
+def test_a_worker_killed_under_a_turn_without_a_service_is_told_and_the_turn_sent_again(alone: Path) -> None:
+    with asking(alone, "--model", "silent", "--json", "hi") as ask:
+        ask.wait_for('"started"')
+        os.kill(worker_of(ask.pid, "silent"), signal.SIGKILL)
+        ask.wait_for('"started"', times=2)
+        assert [event["event"] for event in events_of(ask.out)] == ["accepted", "started", "restarted", "started"]
+        assert ask.err == "Note: worker silent died: killed by SIGKILL\n"
+
+
+def worker_of(pid: int, provider: str) -> int:
+    """The child of the process that works for this provider: proc_pid_task_children(5)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return next(int(child) for child in children if provider.encode() in Path(f"/proc/{child}/cmdline").read_bytes())
 
 
 def test_a_configuration_with_errors_is_told_with_its_lines(tmp_path: Path) -> None:
