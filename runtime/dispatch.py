@@ -86,8 +86,8 @@ class Dispatcher:
         """A client posts a turn under its own number: ACCEPTED or ERROR goes back before this returns."""
         try:
             header = read_submit(frame.header)
-            if not self._is_known(client, frame, header):
-                self._admit(header, frame.body)
+            known = self._is_known(client, frame, header)
+            record = None if known else self._admit(header, frame.body)
         except Malformed as exc:
             client.send(_error_frame(frame.turn, BadTurn(what=f"the turn is malformed: {exc}")))
             return
@@ -95,8 +95,12 @@ class Dispatcher:
             client.send(_error_frame(frame.turn, exc))
             return
         client.send(encode(FrameType.ACCEPTED, frame.turn, header=pack({"id": header["id"]})))
-        self._follow(header["id"], Watcher(client, frame.turn, bool(frame.flags & QUIET)), after=(0, 0))
-        if (record := self._by_id.get(header["id"])) is not None and record.phase is Phase.WAITING:
+        watcher = Watcher(client, frame.turn, bool(frame.flags & QUIET))
+        if record is None:
+            self._follow(header["id"], watcher, after=(0, 0))
+        else:
+            record.watchers.append(watcher)
+            client.turns[frame.turn] = record
             self._want(self.desks[record.target.provider], record)
 
     def attach(self, client: ClientLink, frame: Frame) -> None:
@@ -153,7 +157,7 @@ class Dispatcher:
             raise IdConflict(what=f"the id {turn_id!r} belongs to another turn")
         return True
 
-    def _admit(self, header: SubmitHeader, body: bytes) -> None:
+    def _admit(self, header: SubmitHeader, body: bytes) -> TurnRecord:
         """A new turn in its provider's queue. Raises Draining, TooLarge, NoRoute, ProviderDown, QueueFull, BadTurn."""
         now = self._clock()
         if self.draining:
@@ -198,6 +202,7 @@ class Dispatcher:
         self._next_number += 1
         record.kept = self._kept.open(record.id)
         self._turns[record.number] = self._by_id[record.id] = record
+        return record
 
     def _enqueue(self, record: TurnRecord, now: float) -> None:
         """Into the first candidate's queue; when that is full and the route says `spill`, into the next one's.
@@ -432,7 +437,7 @@ class Dispatcher:
             self.look_soon.set()
 
     def _pump(self, desk: Desk) -> None:
-        if desk.state is DeskState.READY:
+        if desk.state is DeskState.READY and len(desk.queue):
             for assignment in desk.queue.assign(self._clock(), generation=desk.generation):
                 self._assign(desk, self._turns[int(assignment.item.id)])
 
