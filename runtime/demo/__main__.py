@@ -19,7 +19,7 @@ import trio
 
 from loopforge.drivers.errors import TurnError
 from loopforge.runtime.demo.play import Scene, play
-from loopforge.runtime.demo.summary import ok, to_lines, to_plain, view
+from loopforge.runtime.demo.summary import ok, opening, to_lines, to_plain, view
 from loopforge.runtime.rehearsal.document import write_json
 from loopforge.runtime.rehearsal.layout import width_of
 from loopforge.runtime.rehearsal.quiet import quiet_stderr
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _play(seconds: float, file: Path | None) -> int:
     """The whole demo on this terminal; the exit code."""
     with quiet_stderr(), open_screen(sys.stdout, time.monotonic) as draw:
+        draw(opening())
         scene = trio.run(_until_done, seconds, lambda moment: draw(view(moment)))
     sys.stdout.write("\n".join(to_lines(scene, _command(), width_of(sys.stdout))) + "\n")
     if file is not None:

@@ -56,9 +56,9 @@ def phases(seconds: float) -> Phases:
 
 PLANNING = KindLoad(kind="planning", per_second=30, prompt_chars=(200, 800), answer_tokens=(8, 16), sessions=8)
 CLOUD_LOADS = (
-    KindLoad(kind="coding", per_second=8, prompt_chars=(2_000, 8_000), answer_tokens=(40, 80), sessions=8),
-    KindLoad(kind="review", per_second=6, prompt_chars=(2_000, 8_000), answer_tokens=(40, 80), sessions=8),
-    KindLoad(kind="summary", per_second=6, prompt_chars=(4_000, 16_000), answer_tokens=(40, 80), sessions=8),
+    KindLoad(kind="coding", per_second=6, prompt_chars=(2_000, 8_000), answer_tokens=(20, 40), sessions=8),
+    KindLoad(kind="review", per_second=5, prompt_chars=(2_000, 8_000), answer_tokens=(20, 40), sessions=8),
+    KindLoad(kind="summary", per_second=5, prompt_chars=(4_000, 16_000), answer_tokens=(20, 40), sessions=8),
 )
 
 
@@ -70,9 +70,9 @@ def local_profile() -> dict[str, dict[str, Any]]:
 def cloud_profiles(plan: Phases) -> dict[str, dict[str, Any]]:
     """How the simulator plays the clouds, in the members of drivers/simulator/profile.py."""
     return {
-        SLOW: {"first_token_s": plan.first_token_s, "tokens_per_s": 100.0, "answer_tokens": 100, "jitter": 0.2},
+        SLOW: {"first_token_s": plan.first_token_s, "tokens_per_s": 40.0, "answer_tokens": 100, "jitter": 0.2},
         STUCK: {"fault": "silence"},
-        CRASH: {"first_token_s": 0.2, "tokens_per_s": 100.0, "answer_tokens": 100, "jitter": 0.2},
+        CRASH: {"first_token_s": 0.2, "tokens_per_s": 40.0, "answer_tokens": 100, "jitter": 0.2},
     }
 
 

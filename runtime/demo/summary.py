@@ -18,6 +18,7 @@ from loopforge.runtime.rehearsal.view import View, notes, rows
 
 TITLE = "LoopForge runtime demo"
 HEAD = ("TASK KIND", "PROVIDER", "BEHAVIOUR", "POSTED", "DONE", "FAILED", "P50", "P99")
+INTRO = "Three clouds misbehave. Planning has a worker of its own: watch its P99."
 STEADY = 1.5
 """Planning p99 under load against idle: up to here it counts as unmoved. Two cores and 300 turns say no more."""
 
@@ -53,14 +54,20 @@ def view(scene: Scene) -> View:
     """The moment as the screen shows it."""
     began_at = _began_at(scene)
     idle, load = planning(scene)
-    lines = (f"planning p99   alone {_p99(idle)}   with the clouds {_p99(load)}",)
+    compared = f"planning p99   alone {_p99(idle)}   with the clouds {_p99(load)}"
     return View(
         title=TITLE,
         clock=f"{scene.now - began_at:5.1f} s  {phase(scene)}",
         rows=rows(TARGETS, BEHAVIOUR, scene.entries, scene.status),
-        lines=lines,
+        intro=INTRO,
+        lines=(compared,) if idle else (),
         notes=notes(scene.incidents, began_at),
     )
+
+
+def opening() -> View:
+    """What is shown until the workers are there."""
+    return View(title=TITLE, clock="  0.0 s  starting", rows=rows(TARGETS, BEHAVIOUR, [], {}), intro=INTRO)
 
 
 def phase(scene: Scene) -> str:

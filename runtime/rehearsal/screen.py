@@ -84,7 +84,8 @@ class Lines:
 
 def draw(view: View, width: int) -> list[Line]:
     """The view as lines of styled pieces, none longer than `width`. Pure."""
-    lines: list[Line] = [[(view.title, "bold"), ("   ", ""), (view.clock, "cyan")], []]
+    lines: list[Line] = [[(view.title, "bold"), ("   ", ""), (view.clock, "cyan")]]
+    lines += [[(view.intro, "")], []] if view.intro else [[]]
     lines += _table(view.rows, width)
     if view.lines:
         lines += [[], *([(text, "")] for text in view.lines)]

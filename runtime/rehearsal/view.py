@@ -31,11 +31,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """`clock`: where in the run this is. `lines`: figures below the table. `notes`: incidents, oldest first."""
+    """`clock`: where in the run this is. `intro`: what to look at, "" for nothing. `lines`: figures below the table.
+
+    `notes`: incidents, oldest first.
+    """
 
     title: str
     clock: str
     rows: tuple[Row, ...]
+    intro: str = ""
     lines: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -5,7 +5,7 @@ import pytest
 
 from loopforge.runtime.demo.cast import TARGETS, phases
 from loopforge.runtime.demo.play import Clock, Scene
-from loopforge.runtime.demo.summary import ok, phase, planning, ratio, to_lines, to_plain, view
+from loopforge.runtime.demo.summary import ok, opening, phase, planning, ratio, to_lines, to_plain, view
 from loopforge.runtime.rehearsal.figures import Ledger
 from loopforge.runtime.rehearsal.play import Incident
 
@@ -130,6 +130,11 @@ def test_no_line_is_longer_than_the_terminal_is_wide(moment: Scene, width: int) 
 def test_the_screen_says_which_phase_it_is(clock: Clock, said: str) -> None:
     assert phase(scene(clock=clock)) == said
     assert view(scene(clock=clock)).clock.endswith(said)
+
+
+def test_the_screen_has_its_rows_before_there_is_anything_to_tell() -> None:
+    assert [(row.kind, row.provider) for row in opening().rows] == list(TARGETS.items())
+    assert view(scene(entries=[])).lines == ()
 
 
 def test_the_screen_has_a_row_for_every_kind_and_only_news_of_the_run() -> None:

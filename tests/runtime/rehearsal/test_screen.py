@@ -29,6 +29,7 @@ any_row = st.builds(
 any_view = st.builds(
     View,
     title=st.just("LoopForge rehearsal"),
+    intro=st.text("abc ", max_size=150),
     clock=st.text("0123456789. s", max_size=60),
     rows=st.lists(any_row, max_size=6).map(tuple),
     lines=st.lists(st.text("abc ", max_size=150), max_size=2).map(tuple),
