@@ -86,9 +86,17 @@ class _Attempt:
                     raise await self._explain(response)
                 reader = self._ask_driver(self.driver.new_reader, self.turn, response.headers)
                 await self._read(reader, response, watchdog)
-        if reader is None or (watchdog.cancelled_caught and self.fold.finish is None):
+        overdue = watchdog.cancelled_caught and self.fold.finish is None
+        if reader is None or (overdue and not self.events):
             raise self._overdue()
-        await self._emit_all(self._ask_driver(reader.close))
+        try:
+            rest = self._ask_driver(reader.close)
+        except StreamBroken:
+            if overdue:  # of course it is: that the provider stopped is the news
+                raise self._overdue() from None
+            raise
+        # Also when overdue: a provider that says all but its end sign, and keeps the body open, has answered.
+        await self._emit_all(rest)
         await self._emit_notices()
 
     async def _sign(self, auth: Auth, request: HttpRequest) -> HttpRequest:
@@ -180,7 +188,7 @@ class _Attempt:
         error.provider = error.provider or self.turn.provider
         error.model = error.model or self.turn.model
         error.started = self.started
-        error.partial = self.fold.partial()
+        error.partial = self.fold.partial() or error.partial
         error.args = (error.describe(),)
 
     def reply(self) -> Reply:

@@ -330,7 +330,7 @@ def _call_steps(chunk: Any, number: int, call: tuple[str, str, list[str]]) -> It
 
 
 def _templated(template: bytes, tokens: Iterable[str]) -> Iterator[bytes]:
-    """The event with each token in the place of its NUL: encoding a chunk costs 7 µs, filling one in 0.6."""
+    """The event with each token in the place of its NUL: encoding a chunk costs 4 µs, filling one in 0.25."""
     head, _, tail = template.rpartition(rb"\u0000")
     for token in tokens:
         yield head + _quoted(token)[1:-1].encode() + tail

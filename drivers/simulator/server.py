@@ -42,7 +42,8 @@ _JSON = (("content-type", "application/json"),)
 class Simulator:
     """A running simulator. `profiles` may be changed while it runs: the next request sees it."""
 
-    def __init__(self, profiles: Profiles | None = None) -> None:
+    def __init__(self, profiles: Profiles | None = None, *, max_connections: int = MAX_CONNECTIONS) -> None:
+        self._max_connections = max_connections
         self.profiles: dict[str, Profile] = dict(profiles or {ANY_PROVIDER: Profile()})
         self.stats = Stats()
         self.pacer = Pacer()
@@ -58,7 +59,7 @@ class Simulator:
 
     async def serve_connection(self, stream: trio.abc.Stream) -> None:
         """Answer requests until the client leaves. Raises nothing that a client could cause."""
-        if self.stats.open_connections >= MAX_CONNECTIONS:
+        if self.stats.open_connections >= self._max_connections:
             await trio.aclose_forcefully(stream)
             return
         self.stats.connections += 1

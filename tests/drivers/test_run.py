@@ -32,6 +32,7 @@ from loopforge.drivers.turn import (
     ThinkingDelta,
     Usage,
     UsageDelta,
+    assistant,
 )
 from loopforge.drivers.wire import HttpRequest
 from tests.fakes.line_driver import TURN, LineDriver
@@ -134,6 +135,8 @@ async def test_notices_come_before_the_answer() -> None:
 async def test_notices_are_given_even_when_the_answer_is_empty() -> None:
     reply = await run(answering(b"end stop\n"), driver=LineDriver(says=("no images",)))
     assert reply.warnings == ("no images", "empty answer")
+    reply = await run(answering(b"nothing\n"), driver=LineDriver(says=("no images",)))
+    assert reply.warnings == ("no images",)
 
 
 async def test_a_turn_that_never_met_its_provider_has_emitted_nothing() -> None:
@@ -144,9 +147,11 @@ async def test_a_turn_that_never_met_its_provider_has_emitted_nothing() -> None:
     assert listener.deltas == []
 
 
-async def test_another_status_is_explained_by_the_driver() -> None:
-    error = await fails(FakeTransport(Canned(status=529, pieces=[b"too ", b"busy"])), Overloaded)
-    assert (error.status, error.what, error.started, error.partial) == (529, "status 529: too busy", False, None)
+@pytest.mark.parametrize("status", [204, 304, 404, 529])
+async def test_another_status_is_explained_by_the_driver(status: int) -> None:
+    error = await fails(FakeTransport(Canned(status=status, pieces=[b"too ", b"busy"])), Overloaded)
+    assert (error.status, error.what) == (status, f"status {status}: too busy")
+    assert (error.started, error.partial) == (False, None)
 
 
 async def test_errors_name_provider_and_model_in_fields_and_text() -> None:
@@ -238,6 +243,19 @@ async def test_silence_after_events_is_a_stall_with_what_had_come(autojump_clock
     assert (transport.left, transport.open_now) == (1, 0)
 
 
+async def test_an_answer_that_is_whole_but_for_its_end_sign_is_not_lost_to_a_stall(autojump_clock: MockClock) -> None:
+    transport = answering(b"say hello\nlast stop\n", hangs=True)
+    reply = await run(transport)
+    assert (reply.text, reply.finish) == ("hello", "stop")
+    assert trio.current_time() == 10
+    assert (transport.left, transport.open_now) == (1, 0)
+
+
+async def test_an_error_that_was_read_before_a_stall_is_the_one_told(autojump_clock: MockClock) -> None:
+    error = await fails(answering(b"say hello\ndoom oops\n", hangs=True), GenerationFailed)
+    assert error.started
+
+
 async def test_comments_after_events_do_not_hide_a_stall(autojump_clock: MockClock) -> None:
     comments = [piece for _ in range(1000) for piece in (1.0, b": still here\n")]
     await fails(answering(b"say hello\n", *comments), Stalled)
@@ -316,6 +334,7 @@ async def test_a_bug_in_signing_does_not_show_what_it_was_given() -> None:
     error = await fails(answering(), WireMismatch, auth=BadAuth(ValueError("sk-secret")))
     assert "ValueError" in str(error)
     assert "secret" not in str(error)
+    assert error.__cause__ is None
     assert error.__suppress_context__
 
 
@@ -327,6 +346,12 @@ async def test_what_the_listener_raises_passes_through() -> None:
     with pytest.raises(LookupError, match="the listener's own"):
         await run_turn(LineDriver(), NoAuth(), TURN, transport, emit, PATIENCE)
     assert transport.open_now == 0
+
+
+async def test_what_a_driver_had_read_of_a_whole_answer_stays_on_its_error() -> None:
+    partial = assistant("half")
+    failed = await fails(FakeTransport(Canned(instead=GenerationFailed(partial=partial))), GenerationFailed)
+    assert failed.partial == partial
 
 
 async def test_fields_that_the_driver_gave_stay() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import logging
+import os
 import socket
 import ssl
 import subprocess
@@ -14,11 +16,12 @@ from typing import NoReturn
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from loopforge.drivers import transport as module
 from loopforge.drivers.errors import DriverError, ProviderUnavailable, StreamBroken, TurnRefused, WireMismatch
 from loopforge.drivers.registry import ProviderSettings
-from loopforge.drivers.transport import open_transport
+from loopforge.drivers.transport import HttpTransport, open_transport
 from loopforge.drivers.wire import HttpRequest, Response, Transport
 from tests.fakes.tcp import TcpServer, closed_port, open_server, reset_on_close
 
@@ -129,6 +132,21 @@ async def test_pieces_already_received_do_not_keep_a_left_connection() -> None:
             await server.ended.wait()
 
 
+async def test_a_compressed_body_left_in_the_middle_is_closed_too() -> None:
+    async def stream_on(server: TcpServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        packed = gzip.compress(os.urandom(100_000))[:50_000]
+        await stream.send_all(STREAM_HEAD.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n"))
+        await stream.send_all(b"%x\r\n%b\r\n" % (len(packed), packed))
+        await server.read_to_end(stream)
+
+    async with open_server(stream_on) as server, transport_to(server.url) as transport:
+        async with transport.open(asking(server.url)) as response:
+            assert await anext(aiter(response))
+        with trio.fail_after(5):
+            await server.ended.wait()
+
+
 async def test_cancelling_closes_the_connection_while_the_head_is_awaited() -> None:
     async def silence(server: TcpServer, stream: trio.SocketStream) -> None:
         await server.read_request(stream)
@@ -228,7 +246,7 @@ async def heads_of(*requests: HttpRequest) -> list[bytes]:
     async def keep(server: TcpServer, stream: trio.SocketStream) -> None:
         while head := await server.read_request(stream):
             heads.append(head)
-            await stream.send_all(OK.replace(b"content-type", b"set-cookie: session=1\r\ncontent-type"))
+            await stream.send_all(OK)
 
     heads: list[bytes] = []
     async with open_server(keep) as server, transport_to(server.url) as transport:
@@ -248,15 +266,33 @@ async def test_what_is_sent_is_the_request_and_little_else() -> None:
     assert b"user-agent: loopforge-runtime/" in head.lower()
 
 
+async def test_no_log_shows_the_key_at_any_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with open_server(answer_all) as server, transport_to(server.url) as transport:
+        await ask(transport, server.url)
+    assert "send_request_headers" in caplog.text  # httpcore2 does log
+    assert "secret" not in caplog.text
+
+
 async def test_a_drivers_own_user_agent_stays() -> None:
     (head,) = await heads_of(HttpRequest(url="/", headers={"user-agent": "other"}))
     assert head.lower().count(b"user-agent") == 1
     assert b"other" in head
 
 
-async def test_cookies_are_not_kept() -> None:
-    first, second = await heads_of(HttpRequest(url="/"), HttpRequest(url="/"))
-    assert b"cookie" not in first.lower() + second.lower()
+async def test_cookies_are_neither_sent_back_nor_kept() -> None:
+    async def keep(server: TcpServer, stream: trio.SocketStream) -> None:
+        while head := await server.read_request(stream):
+            heads.append(head)
+            await stream.send_all(OK.replace(b"content-type", b"set-cookie: session=1\r\ncontent-type"))
+
+    heads: list[bytes] = []
+    async with open_server(keep) as server, transport_to(server.url) as transport:
+        for _ in range(2):
+            await ask(transport, server.url)
+        assert isinstance(transport, HttpTransport)
+        assert [len(client.cookies) for client in transport._clients.values()] == [0]
+    assert b"cookie" not in b"".join(heads).lower()
 
 
 async def test_headers_of_latin_1_are_sent_as_such() -> None:
@@ -415,6 +451,46 @@ async def body_server(head: bytes, *pieces: bytes) -> AsyncIterator[TcpServer]:
 
     async with open_server(answer) as server:
         yield server
+
+
+@asynccontextmanager
+async def failing_server(head: bytes, body: bytes) -> AsyncIterator[TcpServer]:
+    """Answers 500, and goes silent after these bytes."""
+
+    async def fail(server: TcpServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        await stream.send_all(b"HTTP/1.1 500 Oh\r\n" + head + b"\r\n\r\n" + body)
+        await server.read_to_end(stream)
+
+    async with open_server(fail) as server:
+        yield server
+
+
+async def test_no_more_of_an_error_is_read_than_is_kept() -> None:
+    head = b"content-length: 1000000"
+    async with failing_server(head, bytes(70_000)) as server, transport_to(server.url) as transport:
+        with trio.fail_after(module.ERROR_BODY_S / 2):
+            async with transport.open(asking(server.url)) as response:
+                assert len(await response.read_all()) == module.MAX_ERROR_BYTES
+
+
+async def test_an_error_whose_body_stops_coming_is_told_with_what_had_come(mock_clock: MockClock) -> None:
+    mock_clock.rate = 100  # the sockets are real, so time must pass: 5 s in 50 ms
+    async with failing_server(b"content-length: 100", b"overloa") as server, transport_to(server.url) as transport:
+        with trio.fail_after(module.ERROR_BODY_S * 10):
+            async with transport.open(asking(server.url)) as response:
+                assert await response.read_all() == b"overloa"
+        assert trio.current_time() >= module.ERROR_BODY_S
+
+
+async def test_an_error_whose_compressed_body_is_damaged_is_told_all_the_same() -> None:
+    head = b"content-encoding: gzip\r\ncontent-length: 5"
+    async with (
+        failing_server(head, b"hello") as server,
+        transport_to(server.url) as transport,
+        transport.open(asking(server.url)) as response,
+    ):
+        assert (response.status, await response.read_all()) == (500, b"")
 
 
 async def test_a_compressed_body_is_read() -> None:

@@ -1,7 +1,8 @@
 """The smallest wire there is, one line an event, and a driver for it: for tests of what drivers have in common.
 
-say TEXT · think TEXT · usage IN OUT · end WORD (the end sign) · fail WORD (the answer is an error) · crash (a bug) ·
-: comment (no event). With `late`, all text comes at close(), as of a whole answer.
+say TEXT · think TEXT · usage IN OUT · end WORD (the end sign) · last WORD (the end, told at close()) · fail WORD (the
+answer is an error) · doom WORD (the same, told at close()) · nothing (an answer without deltas) · crash (a bug) ·
+: comment (no event).
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class LineReader:
         self.events = 0
         self._rest = b""
         self._ended = False
+        self._at_close: Finished | DriverError | None = None
         self._request_id = headers.get("x-request-id", "")
         self._crash_at_close = crash_at_close
 
@@ -71,6 +73,10 @@ class LineReader:
     def close(self) -> list[Delta]:
         if self._crash_at_close:
             raise LookupError("close")
+        if isinstance(self._at_close, DriverError):
+            raise self._at_close
+        if self._at_close is not None:
+            return [self._at_close]
         if not self._ended:
             raise StreamBroken(what="no end sign")
         return []
@@ -91,6 +97,15 @@ class LineReader:
             case "end":
                 self._ended = True
                 return [ResponseInfo(request_id=self._request_id), Finished("stop", rest)]
+            case "nothing":
+                self._ended = True
+                return []
+            case "last":
+                self._at_close = Finished("stop", rest)
+                return []
+            case "doom":
+                self._at_close = GenerationFailed(what=rest)
+                return []
             case "fail":
                 raise GenerationFailed(what=rest)
         raise LookupError(line)

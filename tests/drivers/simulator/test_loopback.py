@@ -57,6 +57,18 @@ async def test_a_reset_is_a_reset_and_a_cut_is_not() -> None:
             assert await client.stream.receive_some() == b""
 
 
+async def test_a_connection_that_ends_lets_its_last_answer_be_read() -> None:
+    body = _asking("m").encode()
+    head = b"POST /acme/v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    came = b""
+    async with open_simulator({"acme": QUICK}) as simulator, connected(simulator) as client:
+        # What is sent behind the request is never read: closing over it would reset the connection.
+        await client.stream.send_all(head % len(body) + body + bytes(150_000))
+        while data := await client.stream.receive_some():
+            came += data
+    assert came.endswith(b"0\r\n\r\n")
+
+
 async def test_a_client_that_reads_nothing_holds_nobody_up() -> None:
     flood = Profile(first_token_s=0, tokens_per_s=0, answer_tokens=10**9)
     paced = Profile(first_token_s=0, tokens_per_s=10**9, answer_tokens=10**9)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import trio
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from loopforge.drivers.simulator.faults import COMMENT_EVERY_S, DRIP_BYTES, FAULTS, HUGE_BYTES
 from loopforge.drivers.simulator.profile import Profile
@@ -93,11 +93,20 @@ async def test_hundreds_of_streams_keep_their_pace(autojump_clock: MockClock) ->
 
 
 async def test_a_flood_takes_no_time_and_packs_tokens_together(autojump_clock: MockClock) -> None:
+    sends: list[float] = []
+
+    async def count() -> None:
+        sends.append(trio.current_time())
+
     async with open_stage(Profile(first_token_s=0, tokens_per_s=0, answer_tokens=100, tokens_per_send=25)) as stage:
-        answer = await stage.connect().chat(stream=True)
-    assert answer.at[-1] == 0
-    assert len(answer.text.split()) == 100
-    assert stage.simulator.stats.of("acme").steps == 100
+        ours, theirs = memory_stream_pair()
+        theirs.send_stream.send_all_hook = count
+        stage.nursery.start_soon(stage.simulator.serve_connection, theirs)
+        answer = await H11Client(ours).chat(stream=True)
+        assert len(answer.text.split()) == 100
+        await stage.simulator.stats.wait(lambda stats: stats.active == 0)
+        assert stage.simulator.stats.of("acme").steps == 100
+    assert sends == [0.0] * 6  # the head, four times 25 tokens, the end
 
 
 async def test_a_client_that_reads_late_gets_all_that_was_due_and_then_the_pace_again(
@@ -123,6 +132,21 @@ async def test_a_connection_serves_one_request_after_another(autojump_clock: Moc
         await stage.simulator.stats.wait(lambda stats: stats.active == 0)
         assert stage.simulator.stats.connections == 1
         assert stage.simulator.stats.of("acme").whole == 3
+
+
+async def test_a_connection_beyond_the_limit_is_closed_at_once(autojump_clock: MockClock) -> None:
+    simulator = Simulator({"acme": STEADY}, max_connections=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(simulator.pacer.run)
+        stage = Stage(simulator, nursery)
+        clients: list[H11Client] = []
+        for _ in range(3):
+            clients.append(stage.connect())
+            await wait_all_tasks_blocked()
+        assert await clients[2].stream.receive_some() == b""
+        assert (await clients[0].chat()).status == 200
+        assert simulator.stats.connections == 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_idle_connection_is_closed(autojump_clock: MockClock) -> None:
