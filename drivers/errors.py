@@ -230,7 +230,11 @@ class DriverMissing(TurnError):
 
 
 def quote(data: bytes | str, limit: int = MAX_QUOTE) -> str:
-    """The first `limit` characters of what a provider sent, on one line, for an error's text."""
+    """The first `limit` characters of what a provider sent, on one line, for an error's text.
+
+    Without control characters: the text may be printed on a terminal, which obeys them.
+    """
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-    text = " ".join(text.split())
+    text = " ".join(text[: 8 * limit].split())
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -46,7 +46,7 @@ from loopforge.drivers.turn import (
 )
 from loopforge.runtime.config import paths
 from loopforge.runtime.config.values import Config
-from loopforge.runtime.errors import BadConfig, ConnectionLost, SlowConsumer, TooLarge, TurnCancelled
+from loopforge.runtime.errors import BadConfig, BadTurn, ConnectionLost, SlowConsumer, TooLarge, TurnCancelled
 from loopforge.workers.channel import Channel, ChannelClosed
 from loopforge.workers.framing import MAX_FRAME_BYTES, Frame, FrameError, encode
 from loopforge.workers.messages import (
@@ -66,6 +66,8 @@ from loopforge.workers.packing import Malformed
 QUIET = 1
 MAX_UNREAD_BYTES = 8 * 2**20
 """Events of one stream that nobody has read yet; above it that stream alone fails with SlowConsumer."""
+WELCOME_S = 10.0
+"""A service whose loop is healthy answers within milliseconds, however busy its workers are."""
 MAX_POSTED = 10_000
 """Posted turns whose outcomes this connection keeps for `wait`; an older one is asked for by its id."""
 
@@ -140,7 +142,10 @@ class EventStream:
     async def __anext__(self) -> Event:
         if self.ended:
             raise StopAsyncIteration
-        frame = await self._inbox.get()
+        try:
+            frame = await self._inbox.get()
+        except TurnError as exc:  # of the connection or the stream; a copy, for each stream has its own partial answer
+            raise TurnError.from_fields(exc.to_fields(), self._fold.partial()) from exc
         if frame.attempt:
             self.position = (frame.attempt, frame.seq)
         self.ended = frame.type in _OUTCOMES
@@ -272,7 +277,12 @@ class Runtime:
                     self._send(encode(FrameType.CANCEL, number, header=pack({"why": "its client left the turn"})))
 
     def _submit(self, turn: Turn, flags: int) -> tuple[int, _Inbox]:
-        body = pack_turn(turn)
+        try:
+            body = pack_turn(turn)
+        except (ValueError, OverflowError, TypeError, RecursionError) as exc:
+            raise BadTurn(
+                what=f"the turn cannot be sent: {exc}", action="look at its texts, schemas and options"
+            ) from exc
         header = pack({
             "id": turn.id,
             "hash": body_hash(body),
@@ -424,10 +434,13 @@ async def _over(sock: socket.socket) -> AsyncIterator[Runtime]:
             hello = {"protocol": PROTOCOL, "version": loopforge.__version__, "pid": os.getpid()}
             channel.post(encode(FrameType.HELLO, header=pack(hello)))
             with body:
-                try:
-                    await nursery.start(runtime._read)  # noqa: SLF001 - the constructor
-                except RuntimeError:  # _read returned without started(): the service hung up before WELCOME
-                    raise runtime._lost or ConnectionLost() from None  # noqa: SLF001
+                with trio.move_on_after(WELCOME_S) as patience:
+                    try:
+                        await nursery.start(runtime._read)  # noqa: SLF001 - the constructor
+                    except RuntimeError:  # _read returned without started(): the service hung up before WELCOME
+                        raise runtime._lost or ConnectionLost() from None  # noqa: SLF001
+                if patience.cancelled_caught:
+                    raise ConnectionLost(what=f"the service does not answer within {WELCOME_S:g} s")
                 yield runtime
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup:

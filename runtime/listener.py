@@ -175,6 +175,8 @@ def bound_socket(path: Path, settings: RuntimeSettings) -> Iterator[socket.socke
             before = os.umask(0o177)
             try:
                 listener.bind(str(path))
+            except OSError as exc:  # the system does not say which socket
+                raise OSError(exc.errno, exc.strerror, str(path)) from exc
             finally:
                 os.umask(before)
             try:

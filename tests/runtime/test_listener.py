@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from loopforge.drivers.errors import PermissionDenied
+from loopforge.drivers.turn import TextDelta
+from loopforge.runtime import client as client_module
 from loopforge.runtime import listener as listener_module
-from loopforge.runtime.client import connect
+from loopforge.runtime.client import Runtime, connect
 from loopforge.runtime.config.values import RuntimeSettings
 from loopforge.runtime.dispatch import Dispatcher
-from loopforge.runtime.errors import ConnectionLost, SlowConsumer, VersionMismatch
+from loopforge.runtime.errors import BadTurn, ConnectionLost, SlowConsumer, VersionMismatch
 from loopforge.runtime.listener import SocketBusy, bound_socket, listen, may_connect, serve_client
 from loopforge.workers.channel import Channel
 from loopforge.workers.framing import Frame, Framer, encode
@@ -214,6 +217,52 @@ async def test_a_refused_peer_is_told_why(tmp_path: Path) -> None:
             assert fields["class"] == PermissionDenied.__name__
             assert "allow_users" in fields["action"]
             await stream.aclose()
+
+
+async def test_a_socket_that_nobody_serves_is_given_up_after_a_while(autojump_clock: MockClock) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, pytest.raises(ConnectionLost, match="does not answer"):
+        async with client_module._over(ours):
+            pass
+
+
+async def test_a_lost_connection_leaves_each_stream_what_it_had() -> None:
+    workers = FakeWorkers(scripts={name: [(Say(f"half of {name}"), Wait(60))] for name in ("one", "two")})
+    async with open_core(workers=workers) as core:
+        partials: dict[str, str] = {}
+        ours, theirs = socket.socketpair()
+        core.nursery.start_soon(serve_client, theirs, core.supervisor.dispatcher)
+
+        async def follow(runtime: Runtime, name: str, begun: trio.Event) -> None:
+            async with runtime.stream(turn(name)) as events:
+                while not isinstance(await anext(events), TextDelta):
+                    continue
+                begun.set()
+                with pytest.raises(ConnectionLost) as caught:
+                    await anext(events)
+            assert caught.value.partial is not None
+            partials[name] = caught.value.partial.text
+
+        async with client_module._over(ours) as runtime, trio.open_nursery() as nursery:
+            for name in ("one", "two"):
+                begun = trio.Event()
+                nursery.start_soon(follow, runtime, name, begun)
+                await begun.wait()
+            theirs.shutdown(socket.SHUT_RDWR)
+        assert partials == {"one": "half of one", "two": "half of two"}
+
+
+async def test_a_turn_that_no_channel_can_carry_is_a_bad_turn() -> None:
+    async with open_core() as core:
+        for odd in (2**70, "\ud800"):
+            with pytest.raises(BadTurn, match="cannot be sent"):
+                await core.runtime.ask(turn(provider_options={"openai_compatible": {"x": odd}}))
+
+
+def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run" / ("x" * 120)
+    with pytest.raises(OSError, match="x" * 120), bound_socket(path, SETTINGS):
+        pass
 
 
 def test_the_bound_of_a_slow_client_is_the_documented_one() -> None:
