@@ -17,7 +17,7 @@ from loopforge.runtime.cli.exits import FAILED, INTERRUPTED, BadConfig, CommandF
 from loopforge.runtime.cli.options import json_option
 from loopforge.runtime.config import paths
 from loopforge.runtime.config.values import Config
-from loopforge.runtime.rehearsal.faults import FAULTS, UnusableFault, read_faults
+from loopforge.runtime.rehearsal.faults import FAULTS, Faults, UnusableFault, read_faults
 
 if TYPE_CHECKING:
     from loopforge.runtime.rehearsal.run import Progress, Result, Script
@@ -121,6 +121,7 @@ def _script(config: Config, seconds: float, seed: int, rates: tuple[str, ...], f
 
     try:
         injected = read_faults(faults, config.providers)
+        _check_use(injected, config)
     except UnusableFault as exc:
         raise click.BadParameter(str(exc), param_hint="--fault") from None
     try:
@@ -129,6 +130,22 @@ def _script(config: Config, seconds: float, seed: int, rates: tuple[str, ...], f
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--rate") from None
     return Script(seconds=seconds, seed=seed, loads=loads, faults=injected)
+
+
+def _check_use(faults: Faults, config: Config) -> None:
+    """Raises UnusableFault for a provider that no turn would meet, CommandFailed when there would be no turn at all."""
+    from loopforge.runtime.rehearsal.stage import absent_providers
+
+    absent = absent_providers(config)
+    firsts = {route.targets[0].provider for route in config.routes.values()}
+    if firsts <= absent.keys():
+        raise CommandFailed("nothing to rehearse: " + "; ".join(f"{name} {absent[name]}" for name in sorted(firsts)))
+    routed = list(dict.fromkeys(target.provider for route in config.routes.values() for target in route.targets))
+    for provider in faults.to_plain():
+        if provider in absent:
+            raise UnusableFault(f"{provider} {absent[provider]}")
+        if provider not in routed:
+            raise UnusableFault(f"no route leads to {provider}, so nobody would notice; routed: {', '.join(routed)}")
 
 
 def _run(config: Config, script: Script) -> Result:

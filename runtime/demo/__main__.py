@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _play(asked.seconds, asked.json)
     except* KeyboardInterrupt:
         code = INTERRUPTED
+    except* BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        code = 1
     except* (SimulatorFailed, TurnError, OSError) as group:
         sys.stderr.write(f"Error: {_first(group)}\n")
         code = 1

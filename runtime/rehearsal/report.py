@@ -179,16 +179,23 @@ def conclusion(result: Result) -> str:
             f"{count(total.lost, 'turn')} never got an outcome: that is a bug of LoopForge runtime. Please report it "
             f"with this output and --seed {result.script.seed}."
         )
-    faults = result.script.faults.to_plain()
-    if not faults:
-        return f"{_all_decided(total)} Next, see what a fault does to them: loopforge rehearse --fault {_try(result)}"
-    return f"{_all_decided(total)} {_who_was_hit(result)} {_next(result)}"
+    if not result.script.faults.to_plain():
+        next_step = f"Next, see what a fault does to them: loopforge rehearse --fault {_try(result)}"
+        return " ".join([_all_decided(total), *_left_out(result), next_step])
+    next_step = f"Next: --fault {_try(result)}, or 'loopforge serve' for the real thing."
+    return " ".join([_all_decided(total), *_left_out(result), _who_was_hit(result), next_step])
 
 
 def _all_decided(total: Figures) -> str:
     if total.done == total.posted:
         return "Every turn was answered."
     return "Every turn got exactly one outcome, none was lost or stuck."
+
+
+def _left_out(result: Result) -> list[str]:
+    """One sentence when kinds were not rehearsed, else none."""
+    kinds = list(result.stage.unplayable())
+    return [f"Not rehearsed: {', '.join(kinds)} (the table says why)."] if kinds else []
 
 
 def _who_was_hit(result: Result) -> str:
@@ -208,7 +215,3 @@ def _try(result: Result) -> str:
     provider = next(iter(by_route(result.entries)))[1]
     used = result.script.faults.named(provider)
     return f"{provider}={next((name for name in WORTH_TRYING if name not in used), 'cut')}"
-
-
-def _next(result: Result) -> str:
-    return f"Next: --fault {_try(result)}, or 'loopforge serve' for the real thing."

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from loopforge.drivers.registry import KINDS, has_driver, has_simulator
 from tests.runtime.cli.running import LOOPFORGE, environment, loopforge, loopforge_here
 
+WITHOUT_DRIVER = [kind for kind in KINDS if not (has_driver(kind) and has_simulator(kind))]
 ROUTES = """
 [providers.local]
 base_url = "http://127.0.0.1:9/v1"
@@ -23,10 +25,8 @@ base_url = "https://cloud.invalid/v1"
 api_key_env = "CLOUD_KEY"
 default_model = "m"
 
-[providers.gemini]
-kind = "gemini"
-base_url = "https://gemini.invalid"
-default_model = "m"
+[providers.spare]
+base_url = "https://spare.invalid/v1"
 
 [router]
 planning = { provider = "local" }
@@ -98,7 +98,8 @@ def wait_for_grandchildren(process: subprocess.Popen[bytes], number: int) -> Non
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--fault", "clud=cut"], "no provider 'clud'; did you mean 'cloud'? configured: local, cloud, gemini"),
+        (["--fault", "clud=cut"], "no provider 'clud'; did you mean 'cloud'? configured: local, cloud, spare"),
+        (["--fault", "spare=cut"], "no route leads to spare, so nobody would notice; routed: local, cloud"),
         (["--rate", "codng=2"], "no kind 'codng'; did you mean 'coding'? configured: planning, coding, summary"),
         (["--rate", "coding=1e9"], "at most 100,000 fit into one run"),
         (["--seconds", "0"], "0.0 is not in the range 0.5<=x<=3600.0"),
@@ -112,6 +113,21 @@ def test_what_cannot_be_done_is_told_with_what_to_write_instead(
     run = loopforge_here(tmp_path, "rehearse", "--config", config, *arguments)
     assert (run.returncode, run.stdout) == (2, "")
     assert said in " ".join(run.stderr.split())
+
+
+@pytest.mark.skipif(not WITHOUT_DRIVER, reason="every kind has its driver and its simulator")
+def test_a_kind_of_provider_without_a_driver_is_told_before_anything_starts(tmp_path: Path, config: Path) -> None:
+    later = (
+        f'[providers.later]\nkind = "{WITHOUT_DRIVER[0]}"\nbase_url = "https://later.invalid"\ndefault_model = "m"\n'
+    )
+    config.write_text(ROUTES + later)
+    one = loopforge_here(tmp_path, "rehearse", "--config", config, "--fault", "later=cut")
+    assert one.returncode == 2
+    assert "later cannot be rehearsed, there is no " in " ".join(one.stderr.split())
+    config.write_text(config.read_text().replace('"local"', '"later"').replace('"cloud"', '"later"'))
+    none = loopforge_here(tmp_path, "rehearse", "--config", config)
+    assert none.returncode == 1
+    assert "nothing to rehearse: later cannot be rehearsed, there is no " in none.stderr
 
 
 def test_a_configuration_with_errors_is_not_rehearsed(tmp_path: Path, config: Path) -> None:

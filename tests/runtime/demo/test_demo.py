@@ -115,6 +115,17 @@ def test_ctrl_c_ends_it_with_the_figures_so_far() -> None:
     assert b" 0 lost." in said + out
 
 
+def test_a_reader_that_leaves_ends_it_without_a_word() -> None:
+    process = start("--seconds", "600")
+    assert process.stdout is not None
+    read_until(process, lambda text: b"\n" in text)
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

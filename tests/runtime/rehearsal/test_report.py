@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Any
 
 import pytest
@@ -118,10 +119,14 @@ def test_no_line_is_longer_than_the_terminal_is_wide(width: int) -> None:
 @pytest.mark.parametrize(
     ("outcome", "said", "fine"),
     [
-        (result(played()), "Every turn was answered. Next, see what a fault does to them: .* ollama=kill-worker", True),
+        (
+            result(played()),
+            r"answered\. Not rehearsed: review \(the table says why\)\. Next, see what a fault .* ollama=kill-worker",
+            True,
+        ),
         (
             result(played(failed=1), ("deepseek=cut",)),
-            "With deepseek=cut some coding turns failed; planning did not notice. Next: --fault ollama=kill-worker",
+            r"With deepseek=cut some coding turns failed; planning did not notice\. Next: --fault ollama=kill-worker",
             True,
         ),
         (
@@ -135,7 +140,5 @@ def test_no_line_is_longer_than_the_terminal_is_wide(width: int) -> None:
     ],
 )
 def test_it_ends_with_what_was_learned_and_the_next_step(outcome: Result, said: str, *, fine: bool) -> None:
-    import re
-
     assert re.search(said, conclusion(outcome))
     assert ok(outcome) is fine

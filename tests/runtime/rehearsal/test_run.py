@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from typing import cast
 
 import trio
 
-from loopforge.drivers.registry import ProviderSettings
+from loopforge.drivers.registry import Kind, ProviderSettings
 from loopforge.runtime.config.values import Config, Route, Target
 from loopforge.runtime.rehearsal.faults import read_faults
 from loopforge.runtime.rehearsal.figures import Figures, by_route, figures
@@ -76,6 +78,15 @@ async def test_a_killed_worker_costs_only_its_own_turns_and_is_replaced() -> Non
     deaths = {provider["name"]: (provider["deaths"], provider["state"]) for provider in result.providers}
     assert deaths == {"healthy": (0, "ready"), "hit": (1, "ready")}
     assert [incident.what.split()[0] for incident in result.incidents] == ["SIGKILL", "the", "worker"]
+
+
+async def test_a_kind_whose_provider_cannot_be_played_posts_nothing_and_the_others_go_on() -> None:
+    config = configuration("healthy", "foreign")
+    config.providers["foreign"] = replace(config.providers["foreign"], kind=cast("Kind", "no_such_wire"))
+    result = await rehearse(config, script(("healthy", "foreign"), seconds=0.5), lambda _: None, trio.Event())
+    assert ok(result)
+    assert {entry.kind for entry in result.entries} == {"healthy"}
+    assert list(result.stage.unplayable()) == ["foreign"]
 
 
 async def test_a_rehearsal_that_is_stopped_cancels_what_is_open_and_counts_it() -> None:
