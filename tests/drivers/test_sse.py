@@ -131,6 +131,14 @@ def test_too_large_an_event_is_refused_after_those_before_it(body: bytes, size: 
         reader.feed(b"data: b\n\n")
 
 
+@pytest.mark.parametrize("line", [b"data\n", b"data:\n", b"data: x\n"])
+def test_lines_cost_more_than_their_characters(line: bytes) -> None:
+    reader = SseReader(max_event_bytes=64_000)
+    assert reader.feed(line * 900) == []
+    with pytest.raises(WireMismatch):
+        reader.feed(line * 200)
+
+
 def test_the_bound_is_on_one_event_and_not_on_the_stream() -> None:
     body = b"data: " + b"x" * 94 + b"\n\n"
     assert read(body * 50, bound=100) == [E("", "x" * 94)] * 50
