@@ -1,0 +1,90 @@
+"""A response body as what it turns out to be: server-sent events, or one JSON text, whatever was asked for. Sans-IO.
+
+Servers answer a request for a stream with plain JSON, and the other way round, and content types lie; the first byte
+does not. Knows nothing of what events and JSON mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from loopforge.drivers.errors import StreamBroken, WireMismatch, quote
+from loopforge.drivers.json_values import parse_json
+from loopforge.drivers.sse import SseEvent, SseReader
+
+MAX_JSON_BYTES: Final = 64 * 1024 * 1024  # of a whole answer; the transport has its own, configured bound
+_HEAD_BYTES = 512  # kept to quote from when the body turns out to be none of its wire
+_BLANK = b" \t\r\n"
+_BOM = b"\xef\xbb\xbf"
+_FIELDS = (b":", b"data", b"event", b"id", b"retry")
+
+
+class AnswerBody:
+    """Feed bytes in any cut. `form`: "" until the first byte that is not blank, then "events" or "json".
+
+    `json_pieces`: network pieces of a JSON text so far, for a reader's count of events: each of them is progress.
+    """
+
+    def __init__(self, provider: str, *, max_json_bytes: int = MAX_JSON_BYTES) -> None:
+        self.form = ""
+        self.json_pieces = 0
+        self._provider = provider
+        self._max = max_json_bytes
+        self._sse = SseReader(provider)
+        self._lead = b""
+        self._head = b""
+        self._json = bytearray()
+
+    def feed(self, data: bytes) -> list[SseEvent]:
+        """The events that `data` completes; none while it is JSON, which is kept. Raises WireMismatch at the bounds."""
+        if self.form != "events":
+            data = self._read_start(data)
+            if self.form != "events":
+                return []
+        if len(self._head) < _HEAD_BYTES:
+            self._head += data[: _HEAD_BYTES - len(self._head)]
+        return self._sse.feed(data)
+
+    def close(self) -> list[SseEvent]:
+        """The body ended: the event that it ended in without an empty line."""
+        return self._sse.close()
+
+    def take_json(self) -> Any:
+        """The value of a body that is JSON, once it has ended. Raises StreamBroken when it was cut, or WireMismatch."""
+        text = bytes(self._json).decode("utf-8", "replace").strip()
+        self._json.clear()
+        try:
+            return parse_json(text)
+        except ValueError as exc:
+            if text[-1:] not in ("}", "]"):
+                raise StreamBroken(self._provider, "the answer ends inside its JSON") from exc
+            raise WireMismatch(self._provider, f"the answer is no JSON: {quote(text, 200)}") from exc
+
+    def nothing_came(self) -> StreamBroken | WireMismatch:
+        """What a body without a single event was: cut before it began, or something else altogether."""
+        head = self._head.strip()
+        if head and not head.startswith(_FIELDS):
+            return WireMismatch(self._provider, f"the answer is neither JSON nor a stream: {quote(head, 200)}")
+        return StreamBroken(self._provider, "the body ended before the answer began")
+
+    def _read_start(self, data: bytes) -> bytes:
+        """Decide on the form at the first byte: JSON begins with a bracket, nothing of an event stream does.
+
+        Blank lines before it keep the connection alive while the model thinks; they are dropped.
+        """
+        if not self.form:
+            data = (self._lead + data).lstrip(_BLANK)
+            self._lead = b""
+            if data.startswith(_BOM):
+                data = data[len(_BOM) :].lstrip(_BLANK)
+            elif _BOM.startswith(data):
+                self._lead, data = data, b""
+            if not data:
+                return b""
+            self.form = "json" if data[:1] in (b"{", b"[") else "events"
+        if self.form == "json":
+            self.json_pieces += bool(data.strip())
+            self._json += data
+            if len(self._json) > self._max:
+                raise WireMismatch(self._provider, f"the answer is larger than {self._max} bytes")
+        return data

@@ -1,0 +1,91 @@
+"""A body is read as what it is, however it is cut and whatever was asked for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loopforge.drivers.answer_body import AnswerBody
+from loopforge.drivers.errors import StreamBroken, WireMismatch
+
+EVENTS = b'event: a\ndata: {"n": 1}\n\n: comment\n\ndata: two\n\ndata: last'
+BOM = b"\xef\xbb\xbf"
+
+
+def read(body: bytes, cut: int = 0, **bounds: int) -> tuple[AnswerBody, list[tuple[str, str]]]:
+    reader = AnswerBody("acme", **bounds)
+    pieces = [body[i : i + cut] for i in range(0, len(body), cut)] if cut else [body]
+    events = [event for piece in pieces for event in reader.feed(piece)]
+    return reader, [(name, data) for name, data in [*events, *reader.close()]]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 7])
+@pytest.mark.parametrize("lead", [b"", b"\n \r\n\n", BOM, BOM + b"\n"])
+def test_events_are_events_whatever_blank_stands_before_them(lead: bytes, cut: int) -> None:
+    reader, events = read(lead + EVENTS, cut)
+    assert events == [("a", '{"n": 1}'), ("", "two"), ("", "last")]
+    assert (reader.form, reader.json_pieces) == ("events", 0)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 7])
+@pytest.mark.parametrize("lead", [b"", b"\n \r\n\n", BOM])
+@pytest.mark.parametrize("value", [{"a": [1, "é"]}, [{"b": 2}]])
+def test_json_is_kept_until_it_is_whole(value: Any, lead: bytes, cut: int) -> None:
+    reader, events = read(lead + json.dumps(value, ensure_ascii=False).encode() + b"\n", cut)
+    assert (reader.form, events) == ("json", [])
+    assert reader.take_json() == value
+
+
+def test_each_piece_of_json_that_is_not_blank_counts() -> None:
+    reader = AnswerBody("acme")
+    for piece in (b"\n", b"  \n", b'{"choices"', b"\n", b": 1}"):
+        reader.feed(piece)
+    assert reader.json_pieces == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [(b'{"a": "b', StreamBroken), (b'{"a": 1} {"b": 2}', WireMismatch), (b"[" * 300 + b"]" * 300, WireMismatch)],
+)
+def test_what_is_not_whole_or_no_json_says_so(body: bytes, error: type[Exception]) -> None:
+    reader, _ = read(body)
+    with pytest.raises(error):
+        reader.take_json()
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "says"),
+    [
+        (b"", StreamBroken, "before the answer began"),
+        (b" \n", StreamBroken, "before the answer began"),
+        (b": ping\n\n: ping\n\n", StreamBroken, "before the answer began"),
+        (b"event: a\n\n", StreamBroken, "before the answer began"),
+        (b"<html>Sign in</html>", WireMismatch, "neither JSON nor a stream: <html>"),
+        (b"upstream error", WireMismatch, "upstream error"),
+    ],
+)
+def test_a_body_without_an_event_is_cut_or_something_else(body: bytes, error: type[Exception], says: str) -> None:
+    for cut in (0, 1, 5):
+        reader, events = read(body, cut)
+        assert events == []
+        found = reader.nothing_came()
+        assert type(found) is error
+        assert says in str(found)
+
+
+def test_json_beyond_the_bound_is_refused_before_it_is_kept() -> None:
+    reader = AnswerBody("acme", max_json_bytes=100)
+    reader.feed(b"[" + b"1," * 49)
+    with pytest.raises(WireMismatch, match="larger than 100 bytes"):
+        reader.feed(b"1," * 10)
+
+
+@given(body=st.binary(max_size=200), cut=st.integers(1, 50))
+def test_the_cut_changes_nothing(body: bytes, cut: int) -> None:
+    (whole, events), (pieces, same) = read(body), read(body, cut)
+    assert (whole.form, events) == (pieces.form, same)
+    assert str(whole.nothing_came()) == str(pieces.nothing_came())
