@@ -227,9 +227,9 @@ def _target(reference: _Reference, providers: Mapping[str, Read[ProviderTable]],
     if provider not in providers:
         problem = f"there is no provider {describe(provider)}" if provider.strip() else "the provider is empty"
         findings.error(reference.provider_path, problem, _known_provider(provider, providers))
-        return None
     if not model.strip():
         findings.error(reference.model_path, "the model is empty", 'write "default" or the name of a model')
+    if provider not in providers or not model.strip():
         return None
     if model != DEFAULT_MODEL:
         return Target(provider=provider, model=model)

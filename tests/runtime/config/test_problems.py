@@ -484,3 +484,8 @@ def test_a_route_with_a_mistake_in_what_it_refers_to_is_not_followed() -> None:
     )
     places = [problem.place for problem in refused(text)]
     assert places == ["router.planning.provider", "router.coding.provider", "router.summary.provider"]
+
+
+def test_an_unknown_provider_does_not_hide_an_empty_model() -> None:
+    text = OLLAMA + '[router.coding]\nprovider = "olama"\nmodel = ""\n'
+    assert [problem.place for problem in refused(text)] == ["router.coding.provider", "router.coding.model"]
