@@ -75,9 +75,9 @@ class AnswerBody:
         if not self.form:
             data = (self._lead + data).lstrip(_BLANK)
             self._lead = b""
-            if data.startswith(_BOM):
+            while data.startswith(_BOM):
                 data = data[len(_BOM) :].lstrip(_BLANK)
-            elif _BOM.startswith(data):
+            if _BOM.startswith(data):
                 self._lead, data = data, b""
             if not data:
                 return b""

@@ -24,7 +24,7 @@ def read(body: bytes, cut: int = 0, **bounds: int) -> tuple[AnswerBody, list[tup
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 7])
-@pytest.mark.parametrize("lead", [b"", b"\n \r\n\n", BOM, BOM + b"\n"])
+@pytest.mark.parametrize("lead", [b"", b"\n \r\n\n", BOM, BOM + b"\n", BOM + b"\n" + BOM])
 def test_events_are_events_whatever_blank_stands_before_them(lead: bytes, cut: int) -> None:
     reader, events = read(lead + EVENTS, cut)
     assert events == [("a", '{"n": 1}'), ("", "two"), ("", "last")]
