@@ -16,10 +16,10 @@ import click
 from loopforge.runtime.cli.exits import FAILED, INTERRUPTED, BadConfig, CommandFailed
 from loopforge.runtime.cli.options import json_option
 from loopforge.runtime.config import paths
-from loopforge.runtime.config.values import Config
 from loopforge.runtime.rehearsal.faults import FAULTS, Faults, UnusableFault, read_faults
 
 if TYPE_CHECKING:
+    from loopforge.runtime.config.values import Config
     from loopforge.runtime.rehearsal.run import Progress, Result, Script
     from loopforge.runtime.rehearsal.view import View
 
