@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-from loopforge.drivers.errors import TurnError, WorkerLost
+from loopforge.drivers.errors import TurnError, WorkerLost, quote
 from loopforge.drivers.turn import LANES, MAX_ID_BYTES, Lane
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import (
@@ -53,6 +53,13 @@ TYPE_AT = 4  # of a frame's bytes, behind the length
 
 OVERDUE_S = 2.0
 """The worker ends a turn at its deadline; this much later the supervisor does, whatever the worker says."""
+
+MAX_NAME_BYTES = 1024
+"""Of what a client calls things: they come back in headers of ours, which have 64 KiB."""
+MAX_TEXT = 2000
+"""Characters of each text in an error's header, for the same reason."""
+MAX_REMAINING_MS = 10 * 365 * 86_400_000
+"""Ten years are no deadline; in milliseconds a larger number may not fit a frame."""
 
 
 class Dispatcher:
@@ -110,7 +117,7 @@ class Dispatcher:
             _check_number(client, frame)
             attempt, seq = (int(number) for number in header.get("after", (0, 0)))
             self._follow(header.get("id"), Watcher(client, frame.turn, bool(frame.flags & QUIET)), after=(attempt, seq))
-        except (Malformed, ValueError, TypeError) as exc:
+        except (Malformed, ValueError, TypeError, OverflowError) as exc:
             client.send(_error_frame(frame.turn, BadTurn(what=f"malformed attach: {exc}")))
         except TurnError as exc:
             client.send(_error_frame(frame.turn, exc))
@@ -128,7 +135,7 @@ class Dispatcher:
             client.send(_error_frame(frame.turn, exc))
             return
         if record is not None:
-            self._cancel(record, str(header.get("why") or "cancelled by a client"))
+            self._cancel(record, str(header.get("why") or "cancelled by a client")[:MAX_TEXT])
         if by_id:
             answer = pack({"id": header.get("id"), "live": record is not None})
             client.send(encode(FrameType.ACCEPTED, frame.turn, header=answer))
@@ -147,6 +154,9 @@ class Dispatcher:
         _check_number(client, frame)
         if not 0 < len(turn_id.encode()) <= MAX_ID_BYTES:
             raise BadTurn(what=f"a turn's id is 1 to {MAX_ID_BYTES} bytes of text")
+        for name in ("kind", "session", "provider", "model"):
+            if len(header[name].encode()) > MAX_NAME_BYTES:  # type: ignore[literal-required] # those that hold text
+                raise BadTurn(what=f"a turn's {name} has at most {MAX_NAME_BYTES} bytes")
         if (record := self._by_id.get(turn_id)) is not None:
             known = record.hash
         elif (outcome := self._kept.outcome(turn_id)) is not None:
@@ -175,7 +185,7 @@ class Dispatcher:
             now,
         )
         remaining_ms = header["remaining_ms"]
-        deadline = now + (plan.deadline_s if remaining_ms is None else remaining_ms / 1000)
+        deadline = now + (plan.deadline_s if remaining_ms is None else min(remaining_ms, MAX_REMAINING_MS) / 1000)
         target = plan.candidates[0]
         record = TurnRecord(
             number=self._next_number,
@@ -233,14 +243,14 @@ class Dispatcher:
                 return record
             if self._kept.outcome(turn_id) is not None:
                 return None
-        raise UnknownTurn(what=f"there is no turn with the id {turn_id!r}")
+        raise _unknown(turn_id)
 
     def _follow(self, turn_id: object, watcher: Watcher, *, after: tuple[int, int]) -> None:
         """Send what is kept of the turn after that place, then whatever comes. Raises UnknownTurn."""
         record = self._find(turn_id)
         kept = self._kept.after(str(turn_id), *after)
         if kept is None:
-            raise UnknownTurn(what=f"there is no turn with the id {turn_id!r}")
+            raise _unknown(turn_id)
         if kept.gap:
             watcher.client.send(encode(FrameType.GAP, watcher.number))
         for raw in kept.frames:
@@ -479,7 +489,7 @@ class Dispatcher:
 
     def _fail(self, record: TurnRecord, error: TurnError, partial: bytes = b"") -> None:
         self.desks[record.target.provider].outcomes["failed"] += 1
-        header = pack({"fields": error.to_fields(), "attempts": record.attempt})
+        header = error_header(error, attempts=record.attempt)
         if not partial and record.relayed:
             self._replay_for_quiet(record)
         self._settle(record, FrameType.ERROR, record.seq + 1, header, partial or pack_message(error.partial))
@@ -543,7 +553,7 @@ def _lane(name: str) -> Lane | None:
         if lane == name:
             return lane
     if name:
-        raise BadTurn(what=f"{name!r} is no lane; write one of {', '.join(LANES)}")
+        raise BadTurn(what=f"{quote(name, MAX_ID_BYTES)!r} is no lane; write one of {', '.join(LANES)}")
     return None
 
 
@@ -558,5 +568,16 @@ def _check_number(client: ClientLink, frame: Frame) -> None:
         raise BadTurn(what=f"the turn number {frame.turn} is in use on this connection")
 
 
+def _unknown(turn_id: object) -> UnknownTurn:
+    shown = repr(turn_id[:MAX_ID_BYTES]) if isinstance(turn_id, str) else f"of type {type(turn_id).__name__}"
+    return UnknownTurn(what=f"there is no turn with the id {shown}")
+
+
 def _error_frame(number: int, error: TurnError) -> bytes:
-    return encode(FrameType.ERROR, number, header=pack({"fields": error.to_fields(), "attempts": 0}))
+    return encode(FrameType.ERROR, number, header=error_header(error))
+
+
+def error_header(error: TurnError, *, attempts: int = 0) -> bytes:
+    """ERROR's header. A text that somebody else wrote may be as long as a whole header: each is cut to MAX_TEXT."""
+    fields = {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in error.to_fields().items()}
+    return pack({"fields": fields, "attempts": attempts})

@@ -23,7 +23,7 @@ import trio
 import loopforge
 from loopforge.drivers.errors import PermissionDenied, TurnError
 from loopforge.runtime.config.values import RuntimeSettings
-from loopforge.runtime.dispatch import Dispatcher
+from loopforge.runtime.dispatch import Dispatcher, error_header
 from loopforge.runtime.errors import BadTurn, SlowConsumer, VersionMismatch
 from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import TurnRecord
@@ -75,8 +75,14 @@ class Link:
 
 
 async def serve_client(sock: socket.socket, dispatcher: Dispatcher) -> None:
-    """Serve one connection until either side ends it; closes `sock`. Never raises for what a client does."""
-    channel = Channel(sock)
+    """Serve one connection until either side ends it; closes `sock`. Raises no Exception: one client ends alone."""
+    try:
+        await _serve(Channel(sock), dispatcher)
+    except Exception:
+        log.exception("a client's connection was closed through a bug of ours")
+
+
+async def _serve(channel: Channel, dispatcher: Dispatcher) -> None:
     link = Link(channel, dispatcher.outbox)
     dispatcher.clients += 1
     try:
@@ -92,10 +98,10 @@ async def serve_client(sock: socket.socket, dispatcher: Dispatcher) -> None:
                 await _last_words(channel, error)
             nursery.cancel_scope.cancel()
     finally:
-        dispatcher.clients -= 1
-        dispatcher.client_gone(link)
         with trio.CancelScope(shield=True):  # short: closing a socket does not wait
             await channel.aclose()
+        dispatcher.clients -= 1
+        dispatcher.client_gone(link)
 
 
 async def _converse(channel: Channel, link: Link, dispatcher: Dispatcher) -> None:
@@ -118,7 +124,7 @@ def _greet(link: Link, frame: Frame) -> None:
         raise Malformed("", "the first frame must be HELLO")
     hello = unpack_header(frame.header)
     if hello.get("protocol") != PROTOCOL:
-        what = f"the client speaks protocol {hello.get('protocol')}, the service {PROTOCOL}"
+        what = f"the client speaks protocol {str(hello.get('protocol'))[:20]!r}, the service {PROTOCOL}"
         raise VersionMismatch(what=f"{what} (version {loopforge.__version__})")
     welcome = {"protocol": PROTOCOL, "version": loopforge.__version__, "pid": os.getpid()}
     link.send(encode(FrameType.WELCOME, header=pack(welcome)))
@@ -151,7 +157,7 @@ async def _last_words(channel: Channel, error: TurnError) -> None:
     """Let the client read what it has, then an ERROR of turn 0: the connection's own."""
     with trio.move_on_after(LAST_WORDS_S), contextlib.suppress(ChannelClosed, BufferFull):
         await channel.wait_drained(MAX_OUTBOUND_BYTES // 2)
-        channel.post(encode(FrameType.ERROR, header=pack({"fields": error.to_fields(), "attempts": 0})))
+        channel.post(encode(FrameType.ERROR, header=error_header(error)))
         await channel.wait_drained(0)
 
 
@@ -273,8 +279,11 @@ def _group_name(gid: int) -> str:
 
 async def _turn_away(sock: socket.socket, error: TurnError) -> None:
     channel = Channel(sock)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(channel.run)
-        await _last_words(channel, error)
-        nursery.cancel_scope.cancel()
-    await channel.aclose()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.run)
+            await _last_words(channel, error)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):  # short: closing a socket does not wait
+            await channel.aclose()

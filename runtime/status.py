@@ -35,9 +35,12 @@ def describe(config: Config, desks: Mapping[str, Desk], live: Sequence[TurnRecor
 
 
 def memory_bytes() -> int:
-    """Resident memory of this process."""
-    with Path("/proc/self/statm").open() as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Resident memory of this process; 0 when no descriptor is free to look it up with."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
