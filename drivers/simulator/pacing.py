@@ -1,8 +1,9 @@
 """Writes many streams, each at its own pace, from one task.
 
 A task a stream costs a wake-up a token: 39 to 50 µs of CPU, a quarter of a core at 5,000 tokens a second over 1,000
-streams. One task that wakes at most every TICK_S and writes straight into the sockets costs 13 to 16. A stream whose
-socket is full, or that has none (tests), goes on in its own task until it has caught up.
+streams, before anything is encoded. One task that wakes at most every TICK_S and writes straight into the sockets
+costs 16 to 21 on the same machine, nearly all of it in the kernel. A stream whose socket is full, or that has none
+(tests), goes on in its own task until it has caught up.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import trio
 
@@ -27,14 +28,14 @@ class Gone(Exception):
 class _Paced:
     """One stream: what comes next and when, and what could not be written yet."""
 
-    __slots__ = ("data", "due", "fd", "gone", "left", "order", "steps", "woken", "written")
+    __slots__ = ("count", "data", "due", "fd", "gone", "left", "order", "steps", "woken")
 
-    def __init__(self, steps: Clocked, fd: int, order: int) -> None:
+    def __init__(self, steps: Clocked, fd: int, order: int, count: Callable[[int], None]) -> None:
         self.steps = steps
+        self.count = count
         self.fd = fd
         self.order = order
         self.gone = False  # nobody wants it any more: never touch the descriptor again
-        self.written = 0
         self.left = b""
         self.woken = trio.Event()
         self.due, self.data = next(steps, (math.inf, b""))
@@ -47,7 +48,7 @@ class _Paced:
             taken.append(self.data)
             size += len(self.data)
             self.due, self.data = next(self.steps, (math.inf, b""))
-        self.written += len(taken)
+        self.count(len(taken))
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
 
@@ -69,11 +70,11 @@ class Pacer:
             with trio.CancelScope(deadline=max(next_due, now + TICK_S)) as self._nap:
                 await trio.sleep_forever()
 
-    async def play(self, stream: trio.abc.Stream, steps: Clocked) -> int:
-        """Write each step at its time (trio clock); returns how many. Raises Gone when the client hung up."""
+    async def play(self, stream: trio.abc.Stream, steps: Clocked, count: Callable[[int], None]) -> None:
+        """Write each step at its time (trio clock) and count them. Raises Gone when the client hung up."""
         self._streams += 1
         fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
-        paced = _Paced(steps, fd, self._streams)
+        paced = _Paced(steps, fd, self._streams, count)
         try:
             while paced.due < math.inf:
                 self._add(paced)
@@ -83,7 +84,6 @@ class Pacer:
                 paced.woken, paced.left = trio.Event(), b""
         finally:
             paced.gone = True
-        return paced.written
 
     def _add(self, paced: _Paced) -> None:
         heapq.heappush(self._heap, (paced.due, paced.order, paced))

@@ -14,7 +14,7 @@ Steps = Iterator[tuple[float, bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Play:
-    """`steps`: (seconds after the request, bytes), in order of time; the head goes with the first, or at `head_at_s`.
+    """`steps`: (seconds after the request, bytes), in order of time. A stream's head goes at once, else with the first.
 
     `length` None: a stream, chunked; else the Content-Length, which the steps need not keep to when the ending is not
     "whole". `has_head` False: not even a status comes.
@@ -24,7 +24,6 @@ class Play:
     headers: tuple[tuple[str, str], ...]
     steps: Steps
     length: int | None
-    head_at_s: float = 0.0
     has_head: bool = True
     ending: Ending = "whole"
     tokens_per_send: int = 0  # 0: each step at its time; else as fast as the socket takes them, so many in one send

@@ -204,12 +204,7 @@ class _Connection:
             await self._refuse(501, str(exc))
             return
         stats = self._simulator.stats.of(provider)
-        scene = _Scene(
-            profile=profile,
-            wire=wire,
-            stats=stats,
-            call=replace(call, path=f"/{path}"),
-        )
+        scene = _Scene(profile=profile, wire=wire, stats=stats, call=replace(call, path=f"/{path}"))
         stats.requests += 1
         stats.active += 1
         stats.peak = max(stats.peak, stats.active)
@@ -285,7 +280,6 @@ class _Connection:
         await trio.aclose_forcefully(self._stream)
 
     async def _play_body(self, scene: _Scene, play: Play, start: float) -> None:
-        await trio.sleep_until(start + play.head_at_s)
         if play.length is not None:
             await self._play_whole(play, start)
             return
@@ -298,7 +292,7 @@ class _Connection:
         if play.tokens_per_send:
             await self._flood(scene, frames, play.tokens_per_send)
         else:
-            scene.stats.steps += await self._simulator.pacer.play(self._stream, frames)
+            await self._simulator.pacer.play(self._stream, frames, scene.stats.count_steps)
         if play.ending == "whole":
             await send(self._stream, self._encode(h11.EndOfMessage()))
 
@@ -307,7 +301,7 @@ class _Connection:
             if batch[0][0] > trio.current_time():
                 await trio.sleep_until(batch[0][0])
             await send(self._stream, b"".join(data for _, data in batch))
-            scene.stats.steps += len(batch)
+            scene.stats.count_steps(len(batch))
 
     async def _play_whole(self, play: Play, start: float) -> None:
         """A body of known length. The head waits for it, as servers that do not stream have nothing to send before."""

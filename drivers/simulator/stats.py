@@ -29,6 +29,9 @@ class ProviderStats:
     statuses: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
 
+    def count_steps(self, count: int) -> None:
+        self.steps += count
+
 
 class Stats:
     """All of one simulator."""

@@ -274,10 +274,11 @@ async def test_no_log_shows_the_key_at_any_level(caplog: pytest.LogCaptureFixtur
     assert "secret" not in caplog.text
 
 
-async def test_a_drivers_own_user_agent_stays() -> None:
-    (head,) = await heads_of(HttpRequest(url="/", headers={"user-agent": "other"}))
-    assert head.lower().count(b"user-agent") == 1
-    assert b"other" in head
+@pytest.mark.parametrize("name", ["user-agent", "accept-encoding"])
+async def test_a_drivers_own_header_stays(name: str) -> None:
+    (head,) = await heads_of(HttpRequest(url="/", headers={name: "other"}))
+    assert head.lower().count(name.encode()) == 1
+    assert f"{name}: other".encode() in head
 
 
 async def test_cookies_are_neither_sent_back_nor_kept() -> None:
@@ -369,6 +370,17 @@ async def test_a_connection_that_takes_too_long_names_the_setting() -> None:
     assert type(error) is ProviderUnavailable
     assert error.what == f"no connection to 127.0.0.1:{port} within 0.05 s"
     assert "connect_timeout_s" in error.action
+
+
+async def test_a_slow_head_is_waited_for_as_long_as_the_caller_does(mock_clock: MockClock) -> None:
+    async def think(server: TcpServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        await trio.sleep(3600)
+        await stream.send_all(OK)
+
+    mock_clock.rate = 100_000  # the sockets are real, so time must pass: an hour in 36 ms
+    async with open_server(think) as server, transport_to(server.url, connect_timeout_s=3000) as transport:
+        assert await ask(transport, server.url) == b"hello"
 
 
 async def test_a_reset_before_the_head_is_an_unavailable_provider() -> None:

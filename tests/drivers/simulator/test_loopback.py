@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from loopforge.drivers.simulator.__main__ import main
 from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.server import Simulator, open_simulator
 from tests.fakes.h11_client import Cut, H11Client
@@ -228,18 +229,21 @@ def _ends(pidfd: int) -> bool:
         ("[", "Expecting"),
     ],
 )
-def test_profiles_that_are_wrong_are_told_as_such(tmp_path: Path, content: str, words: str) -> None:
+def test_profiles_that_are_wrong_are_told_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, words: str
+) -> None:
     file = tmp_path / "profiles.json"
     file.write_text(content)
-    with process("--profiles", str(file)) as running:
-        assert running.wait(ENDS_WITHIN_S) == 2
-        assert running.stderr is not None
-        assert words in running.stderr.read()
+    assert main(["--profiles", str(file)]) == 2
+    assert words in capsys.readouterr().err
 
 
-def test_a_file_that_is_not_there_and_a_port_that_is_taken_are_told_as_such(tmp_path: Path) -> None:
-    with process("--profiles", str(tmp_path / "none.json")) as running:
-        assert running.wait(ENDS_WITHIN_S) == 2
+def test_a_file_that_is_not_there_is_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--profiles", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_as_such() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

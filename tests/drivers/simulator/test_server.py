@@ -415,6 +415,7 @@ async def test_blank_lines_keep_a_whole_answer_alive(autojump_clock: MockClock) 
 async def test_a_stall_stops_after_some_tokens(autojump_clock: MockClock) -> None:
     async with open_stage(Profile(fault_after_tokens=3, answer_tokens=10)) as stage:
         came = await received(stage, "fault-stall", seconds=3600)
+        assert stage.simulator.stats.of("acme").steps == 3
     assert came.count(b'"content":"') == 4  # one more is the role's
 
 
