@@ -7,7 +7,6 @@ the bytes were cut.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -24,8 +23,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024  # of a whole answer; the transport has its ow
 _HEAD_BYTES = 512  # kept to quote from when the body turns out to be none of this wire
 _BLANK = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
-# A line that begins with JSON: Google writes an error into a running stream without `data:` in front.
-_BARE = re.compile(rb"(?<=[\r\n])[{\[]")
+_BARE = (b"\n{", b"\n[")
+"""A line that begins with JSON: Google writes an error into a running stream without `data:` in front."""
 
 
 class GeminiReader:
@@ -113,9 +112,9 @@ class GeminiReader:
 
     def _feed_events(self, data: bytes, out: list[Delta]) -> None:
         bare = 0 if self._after_line and data[:1] in (b"{", b"[") else -1
-        if bare < 0 and (found := _BARE.search(data)):
-            bare = found.start()
-        self._after_line = data[-1:] in (b"\n", b"\r")
+        if bare < 0 and any(start in data for start in _BARE):
+            bare = min(place + 1 for start in _BARE if (place := data.find(start)) >= 0)
+        self._after_line = data[-1:] == b"\n"
         for _, text in self._sse.feed(data if bare < 0 else data[:bare] + b"\n\n"):
             self._on_event(text, out)
         if bare >= 0:
