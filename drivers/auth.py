@@ -36,7 +36,10 @@ _BY_KIND: Mapping[Kind, Scheme] = {
     "anthropic": X_API_KEY,
     "gemini": X_GOOG_API_KEY,
 }
-_BY_VENDOR: Mapping[tuple[Kind, str], Scheme] = {("openai_compatible", "azure"): API_KEY}
+_BY_VENDOR: Mapping[tuple[Kind, str], Scheme] = {
+    ("openai_compatible", "azure"): API_KEY,
+    ("gemini", "vertex"): BEARER,  # an OAuth token; Vertex's API keys go as Google's own
+}
 _AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
 
 
