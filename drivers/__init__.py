@@ -1,15 +1,25 @@
 """One wire format each; no processes, no queue. Bytes meet the network in one place, transport.py.
 
-turn.py               what a turn is: Turn, Message, parts, deltas, events, Reply, Usage
-errors.py             TurnError and its classes: what went wrong, and what the caller does next
-wire.py               HttpRequest, and the shapes Driver, Reader, Response, Transport, Auth
-registry.py           which kinds there are, and how to open one
-fold.py               deltas -> the assistant's message and what a Reply needs
-run.py                driver + transport -> deltas: sends one turn
-sse.py                server-sent events, sans-IO
-auth.py               puts the key on what leaves
-vendors.py            profiles of the OpenAI-compatible vendors, as data
-openai_compatible.py  Chat Completions
-transport.py          the only HTTP client
-simulator/            the server half of each wire, for rehearsals, tests and benchmarks
+turn.py             what a turn is: Turn, Message, parts, deltas, events, Reply, Usage
+errors.py           TurnError and its classes: what went wrong, and what the caller does next
+wire.py             HttpRequest, and the shapes Driver, Reader, Response, Transport, Auth
+registry.py         which kinds there are, and how to open one
+run.py              driver + transport -> deltas: sends one turn
+fold.py             deltas -> the assistant's message and what a Reply needs
+transport.py        the only HTTP client
+auth.py             puts the key on what leaves
+sse.py              server-sent events, sans-IO
+answer_body.py      a body as what it turns out to be: event stream or one JSON text
+limits.py           what headers say: rate limits, when to come back, the request's id
+error_text.py       what an error's text says, and what of it may be shown
+vendor_codes.py     error numbers of vendors that answer on several wires
+draft.py            a request while it is written, and its notices
+conversation.py     what every wire asks of a conversation: order, ids, arguments
+schemas.py          JSON Schemas as vendors take them
+json_values.py      JSON made fit for the channel
+vendors.py          profiles of the OpenAI-compatible vendors, as data
+openai_compatible/  Chat Completions
+anthropic/          the Messages API
+gemini/             generateContent
+simulator/          the server half of each wire, for rehearsals, tests and benchmarks
 """

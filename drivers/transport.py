@@ -4,7 +4,7 @@ Owns connections, TLS, proxies, size bounds, and what a failure of the network i
 time limit but the one on connecting, to drivers what a status means, to the runtime whether to send again: nothing
 here retries, and no redirect is followed. The names of errors hold no URL path, header or body: a key may be there.
 
-httpx2 (https://pypi.org/project/httpx2/) over trio. Facts about its insides that this file leans on are marked [2.16].
+httpx2 over trio. Facts about its insides that this file leans on are marked [2.16].
 """
 
 from __future__ import annotations

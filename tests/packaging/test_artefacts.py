@@ -15,7 +15,6 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.parser import Parser
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -181,7 +180,6 @@ def test_a_config_is_written_and_checked(installed: Installed, tmp_path: Path) -
     installed.output("loopforge", "config", "validate", LOOPFORGE_HOME=str(tmp_path / "home"))
 
 
-@pytest.mark.skipif(find_spec("loopforge.runtime.cli.rehearse") is None, reason="there is no rehearsal yet")
 def test_a_rehearsal_runs_with_real_workers(installed: Installed, tmp_path: Path) -> None:
     installed.output("loopforge", "init", LOOPFORGE_HOME=str(tmp_path / "home"))
     installed.output("loopforge", "rehearse", "--seconds", "3", LOOPFORGE_HOME=str(tmp_path / "home"))

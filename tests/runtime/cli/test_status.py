@@ -40,7 +40,7 @@ TOLD: dict[str, Any] = {
     "rss_bytes": 30 * 2**20,
     "durability": "memory",
     "draining": False,
-    "config": "/home/me/.loopforge/config.toml",
+    "config": "/srv/agents/config.toml",
     "turns": {"waiting": 41, "running": 2, "done": 812, "failed": 3, "cancelled": 1},
     "routes": {"planning": ["ollama/llama3.2"], "coding": ["ollama/llama3.2", "deepseek/chat"]},
     "providers": [
@@ -80,7 +80,7 @@ TOLD: dict[str, Any] = {
 def test_status_shows_service_providers_and_live_turns_in_line() -> None:
     assert describe(TOLD, "/run/lf.sock") == [
         "LoopForge 0.1.0, pid 4242, up 2 h 1 min, 30.0 MB",
-        "config  /home/me/.loopforge/config.toml",
+        "config  /srv/agents/config.toml",
         "socket  /run/lf.sock",
         "turns   2 running, 41 waiting, 812 done, 3 failed, 1 cancelled",
         "kept    in memory: a restart of the service loses turns and replies",
