@@ -54,6 +54,12 @@ TYPE_AT = 4  # of a frame's bytes, behind the length
 OVERDUE_S = 2.0
 """The worker ends a turn at its deadline; this much later the supervisor does, whatever the worker says."""
 
+LET_GO_S = 10.0
+"""A worker whose every turn ended that long ago, and which holds on to all of them, is beyond help."""
+ROOM_BYTES = 32 * 2**20
+"""While more than this waits for a worker to read it, turns wait in the queue, where they are bounded and told so."""
+
+MAX_SEQ = 2**32 - 1
 MAX_NAME_BYTES = 1024
 """Of what a client calls things: they come back in headers of ours, which have 64 KiB."""
 MAX_TEXT = 2000
@@ -155,7 +161,7 @@ class Dispatcher:
         if not 0 < len(turn_id.encode()) <= MAX_ID_BYTES:
             raise BadTurn(what=f"a turn's id is 1 to {MAX_ID_BYTES} bytes of text")
         for name in ("kind", "session", "provider", "model"):
-            if len(header[name].encode()) > MAX_NAME_BYTES:  # type: ignore[literal-required] # those that hold text
+            if len(header[name].encode()) > MAX_NAME_BYTES:
                 raise BadTurn(what=f"a turn's {name} has at most {MAX_NAME_BYTES} bytes")
         if (record := self._by_id.get(turn_id)) is not None:
             known = record.hash
@@ -340,7 +346,6 @@ class Dispatcher:
 
     def _worker_done(self, desk: Desk, record: TurnRecord, frame: Frame) -> None:
         header = unpack_header(frame.header)
-        self._free(desk, record)
         header["attempts"] = record.attempt
         header["provider"], header["model"] = record.target.provider, record.target.model
         header["warnings"] = list(record.plan.warnings)
@@ -348,8 +353,12 @@ class Dispatcher:
         timings["queued_s"] = (record.first_sent_at or record.accepted_at) - record.accepted_at
         timings["total_s"] = self._clock() - record.accepted_at
         header["timings"] = timings
+        raw = encode(
+            FrameType.DONE, record.number, attempt=record.attempt, seq=frame.seq, header=pack(header), body=frame.body
+        )
+        self._free(desk, record)  # not before the frame is made: what a worker sends may make none
         desk.outcomes["done"] += 1
-        self._settle(record, FrameType.DONE, frame.seq, pack(header), frame.body)
+        self._settle(record, frame.seq, raw)
 
     def _attempt_failed(self, desk: Desk, record: TurnRecord, error: TurnError, partial: bytes) -> None:
         """One attempt ended without an answer: retry.py decides what becomes of the turn."""
@@ -370,8 +379,8 @@ class Dispatcher:
             self._fail(record, decision.error, partial)
             return
         if record.started:
-            why = pack({"why": error.what, "provider": record.target.provider})
-            seq = record.seq + 1
+            why = pack({"why": error.what[:MAX_TEXT], "provider": record.target.provider})
+            seq = min(record.seq + 1, MAX_SEQ)
             raw = encode(FrameType.RESTARTED, record.number, attempt=record.attempt, seq=seq, header=why)
             self._relay(record, seq, raw)
         record.phase, record.started, record.relayed = Phase.WAITING, False, False
@@ -407,6 +416,12 @@ class Dispatcher:
         else:
             self._fail(record, DeadlineExceeded(desk.name, "the deadline passed and the worker did not end the turn"))
 
+    def is_stuck(self, desk: Desk) -> bool:
+        """Whether all that its worker holds are turns that ended here long ago: nobody loses anything with it."""
+        latest = self._clock() - LET_GO_S
+        held = desk.running.values()
+        return bool(held) and all(record.phase is Phase.ENDED and record.deadline < latest for record in held)
+
     # -- drain, cancel, assign ---------------------------------------------------------------------------------------
 
     def drain(self) -> None:
@@ -425,13 +440,17 @@ class Dispatcher:
                 self._to_worker(desk, encode(FrameType.CANCEL, record.number, header=pack({"why": why})))
             else:
                 desk.queue.cancel(record.place)
-            self._fail(record, Draining(what=why))
+            if record.cancel_why is not None:
+                self._end_cancelled(record)
+            else:
+                self._fail(record, Draining(what=why))
         return len(left)
 
     def _cancel(self, record: TurnRecord, why: str) -> None:
         if record.phase is Phase.ENDED or record.cancel_why is not None:
             return
         record.cancel_why = why
+        record.deadline = min(record.deadline, self._clock())  # so `tick` ends it when the worker does not let go
         desk = self.desks[record.target.provider]
         if record.phase is Phase.WAITING:
             desk.queue.cancel(record.place)
@@ -447,19 +466,13 @@ class Dispatcher:
             self.look_soon.set()
 
     def _pump(self, desk: Desk) -> None:
-        if desk.state is DeskState.READY and len(desk.queue):
+        if desk.state is DeskState.READY and len(desk.queue) and not _is_stuffed(desk):
             for assignment in desk.queue.assign(self._clock(), generation=desk.generation):
                 self._assign(desk, self._turns[int(assignment.item.id)])
 
     def _assign(self, desk: Desk, record: TurnRecord) -> None:
+        """Send it; back into the queue with it, before the others, when its worker's channel is full."""
         now = self._clock()
-        record.phase, record.sent_at = Phase.RUNNING, now
-        record.attempt += 1
-        record.seq = 0
-        if record.first_sent_at is None:
-            record.first_sent_at = now
-        self._budget.give_back(record.place)
-        desk.running[record.number] = record
         header = {
             "id": record.id,
             "model": record.target.model,
@@ -468,16 +481,28 @@ class Dispatcher:
             "first_event_timeout_s": record.target.first_event_timeout_s,
             "event_gap_timeout_s": record.target.event_gap_timeout_s,
         }
-        frame = encode(FrameType.SUBMIT, record.number, attempt=record.attempt, header=pack(header), body=record.body)
-        self._to_worker(desk, frame)
+        attempt = record.attempt + 1
+        frame = encode(FrameType.SUBMIT, record.number, attempt=attempt, header=pack(header), body=record.body)
+        if not self._to_worker(desk, frame):
+            desk.queue.release(desk.generation, record.place)
+            desk.queue.put_back(_queue_item(record), now)
+            return
+        record.phase, record.sent_at, record.attempt, record.seq = Phase.RUNNING, now, attempt, 0
+        if record.first_sent_at is None:
+            record.first_sent_at = now
+        self._budget.give_back(record.place)
+        desk.running[record.number] = record
 
-    def _to_worker(self, desk: Desk, frame: bytes) -> None:
-        """A closed or stuffed channel decides nothing: the reader's end, or the missed heartbeats, do."""
+    def _to_worker(self, desk: Desk, frame: bytes) -> bool:
+        """False when its channel is full. A closed one decides nothing: the reader's end, or the heartbeats, do."""
         if desk.worker is not None:
             try:
                 self.outbox.post(desk.worker.channel, frame)
-            except (ChannelClosed, BufferFull):
-                return
+            except ChannelClosed:
+                return True
+            except BufferFull:
+                return False
+        return True
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -492,7 +517,7 @@ class Dispatcher:
         header = error_header(error, attempts=record.attempt)
         if not partial and record.relayed:
             self._replay_for_quiet(record)
-        self._settle(record, FrameType.ERROR, record.seq + 1, header, partial or pack_message(error.partial))
+        self._end(record, FrameType.ERROR, header, partial or pack_message(error.partial))
 
     def _replay_for_quiet(self, record: TurnRecord) -> None:
         """Clients that took no deltas get those that were kept: they make the partial answer of a lost attempt."""
@@ -504,14 +529,19 @@ class Dispatcher:
 
     def _end_cancelled(self, record: TurnRecord) -> None:
         self.desks[record.target.provider].outcomes["cancelled"] += 1
-        self._settle(record, FrameType.CANCELLED, record.seq + 1, pack({"why": record.cancel_why or "cancelled"}), b"")
+        self._end(record, FrameType.CANCELLED, pack({"why": record.cancel_why or "cancelled"}))
 
-    def _settle(self, record: TurnRecord, kind: FrameType, seq: int, header: bytes, body: bytes) -> None:
+    def _end(self, record: TurnRecord, kind: FrameType, header: bytes, body: bytes = b"") -> None:
+        """An outcome of the supervisor's own making, behind the last frame of the attempt."""
+        seq = min(record.seq + 1, MAX_SEQ)
+        raw = encode(kind, record.number, attempt=record.attempt, seq=seq, header=header, body=body)
+        self._settle(record, seq, raw)
+
+    def _settle(self, record: TurnRecord, seq: int, raw: bytes) -> None:
         """The one outcome of a turn: kept, told, and forgotten but for what `kept` holds."""
         if record.phase is Phase.ENDED:
             raise AssertionError(f"turn {record.id!r} ended twice")
         record.phase = Phase.ENDED
-        raw = encode(kind, record.number, attempt=record.attempt, seq=seq, header=header, body=body)
         outcome = Outcome(attempt=record.attempt, seq=seq, frame=raw, body_hash=record.hash)
         self._kept.finish(record.id, outcome)
         for client, number, _ in record.watchers:
@@ -555,6 +585,10 @@ def _lane(name: str) -> Lane | None:
     if name:
         raise BadTurn(what=f"{quote(name, MAX_ID_BYTES)!r} is no lane; write one of {', '.join(LANES)}")
     return None
+
+
+def _is_stuffed(desk: Desk) -> bool:
+    return desk.worker is not None and desk.worker.channel.buffered_bytes > ROOM_BYTES
 
 
 def _queue_item(record: TurnRecord) -> Item:

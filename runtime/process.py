@@ -82,7 +82,12 @@ class Worker:
 
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
         self._process = process
-        self._pidfd = os.pidfd_open(process.pid)
+        try:
+            self._pidfd = os.pidfd_open(process.pid)
+        except OSError:  # no descriptor is free: a process that could not be waited for is not kept
+            process.kill()
+            process.wait()  # short: it has been killed just now
+            raise
         self.pid = process.pid
         self.channel = channel
 
@@ -135,8 +140,11 @@ def spawn(settings: ProviderSettings, environ: Mapping[str, str]) -> Worker:
         theirs.close()  # at once: only then is the worker's death an end of file on our side
         if key_fd is not None:
             os.close(key_fd)
-    ours.setblocking(False)
-    return Worker(process, Channel(ours))
+    try:
+        return Worker(process, Channel(ours))
+    except BaseException:
+        ours.close()
+        raise
 
 
 @asynccontextmanager

@@ -86,7 +86,11 @@ class Supervisor:
     async def _keep_time(self) -> None:
         dispatcher = self.dispatcher
         while True:
-            wait_s = dispatcher.tick()
+            try:
+                wait_s = dispatcher.tick()
+            except Exception:
+                log.exception("the look at what is due failed through a bug of ours")
+                wait_s = 1.0
             dispatcher.look_soon = trio.Event()
             with trio.move_on_after(math.inf if wait_s is None else wait_s):
                 await dispatcher.look_soon.wait()
@@ -121,42 +125,53 @@ class Supervisor:
             await trio.sleep_until(decision.until)
             desk.wanted = trio.Event()
             self.dispatcher.provider_up(desk)
+            if not desk.idle:  # the router may have let a turn in since, on its own look at the clock
+                desk.wanted.set()
         else:
             await trio.sleep_until(decision.start_at)
         return decision.history
 
     async def _run_worker(self, desk: Desk, watch: Watch) -> int | None:
-        """One generation, from spawn to death; all its turns are decided when this returns. Its exit code, if known."""
+        """One generation, from spawn to death; all its turns are decided when this returns. Its exit code, if any.
+
+        Raises no Exception: whatever goes wrong is the end of this worker, and of no other.
+        """
         desk.generation += 1
         desk.state = DeskState.STARTING
-        code: int | None = None
         try:
             async with self.launch(desk.settings) as worker:
                 desk.worker = worker
                 try:
                     await self._serve_worker(desk, worker, watch)
                     with trio.move_on_after(TELL_WHY_S):
-                        code = await worker.wait_exited()
-                        watch.why = watch.why or _exit_reason(code)
+                        watch.why = watch.why or _exit_reason(await worker.wait_exited())
                 finally:
                     watch.why = watch.why or "it closed its channel"
                     self.dispatcher.worker_gone(desk, watch.why)
+            return await worker.wait_exited()  # at once: it has been reaped; above the code may have come too late
         except OSError as exc:
-            watch.why = f"it could not be started: {exc}"
-            self.dispatcher.worker_gone(desk, watch.why)
-        return code
+            watch.why = watch.why or f"it could not be started: {exc}"
+        except Exception as exc:
+            log.exception("worker %s was given up through a bug of ours", desk.name)
+            watch.why = watch.why or f"it could not be kept: {exc}"
+        self.dispatcher.worker_gone(desk, watch.why)
+        return None
 
     async def _serve_worker(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
         """Until the worker's channel has been read to its end: only that ends a generation, whoever kills it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.channel.run)
             nursery.start_soon(self._watch_boot, worker, watch)
-            nursery.start_soon(self._watch_heartbeat, worker, watch)
+            nursery.start_soon(self._watch_heartbeat, desk, worker, watch)
             nursery.start_soon(self._stop_idle, desk, worker, watch)
             try:
                 await self._read(desk, worker, watch)
             except (FrameError, VersionMismatch, ValueError, TypeError) as exc:  # what it sends makes no sense
                 watch.why = watch.why or f"it sent what makes no sense: {exc}"
+                worker.kill()
+            except Exception as exc:
+                log.exception("what worker %s sent met a bug of ours", desk.name)
+                watch.why = watch.why or f"it sent what could not be handled: {exc}"
                 worker.kill()
             nursery.cancel_scope.cancel()
 
@@ -182,7 +197,7 @@ class Supervisor:
         watch.why = f"it was not ready within {BOOT_S:g} s"
         worker.kill()
 
-    async def _watch_heartbeat(self, worker: WorkerHandle, watch: Watch) -> None:
+    async def _watch_heartbeat(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
         """A ping a second; no sign of life for 5 s is a hang: SIGABRT shows the line that blocks, SIGKILL ends it."""
         await watch.ready.wait()
         silent_since: float | None = None
@@ -192,6 +207,10 @@ class Supervisor:
             await trio.sleep(PING_EVERY_S)
             await trio.lowlevel.checkpoint()  # what came while this loop was late is read before it is judged
             now = trio.current_time()
+            if self.dispatcher.is_stuck(desk):
+                watch.why = watch.why or "it did not let go of the turns that were ended"
+                worker.kill()
+                return
             if watch.heard_at >= asked_at or now - asked_at >= PING_EVERY_S + 1.0:  # or the lag was ours
                 silent_since = None
                 continue
@@ -247,4 +266,9 @@ def _post(worker: WorkerHandle, frame: bytes) -> None:
 
 
 def _exit_reason(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it exited with code {code}"
+    if code >= 0:
+        return f"it exited with code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # most real-time signals have no name
+        return f"killed by signal {-code}"

@@ -69,7 +69,24 @@ class Garble:
     """The worker sends bytes that are no frame."""
 
 
-Step: TypeAlias = Say | Wait | Finish | Break | Die | Hang | Garble
+@dataclass(frozen=True)
+class Cling:
+    """For so long the turn does not let go, cancelled or not."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Send:
+    """The worker sends a frame of its own making; a `turn` of None is this one's number."""
+
+    kind: FrameType
+    header: bytes = b""
+    body: bytes = b""
+    turn: int | None = None
+
+
+Step: TypeAlias = Say | Wait | Finish | Break | Die | Hang | Garble | Cling | Send
 Script: TypeAlias = tuple[Step, ...]
 ANSWER: Script = (Say("hello"), Finish())
 
@@ -79,11 +96,16 @@ class FakeWorkers:
     """Hands out fake workers. `scripts`: by turn id, one script an attempt; the last one repeats.
 
     `refuse_boot`: how many workers die before they are ready. `boots`: when each started, on the trio clock.
+    `boot_s`: from WELCOME to READY. `exit_s`: from a worker's hanging up to its end as a process.
+    `refuse_start`: raised instead of starting one.
     """
 
     scripts: dict[str, list[Script]] = field(default_factory=dict)
     default: Script = ANSWER
     refuse_boot: int = 0
+    refuse_start: Exception | None = None
+    boot_s: float = 0.0
+    exit_s: float = 0.0
     exit_code: int = -9
     boots: list[float] = field(default_factory=list)
     attempts: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
@@ -93,6 +115,8 @@ class FakeWorkers:
     @asynccontextmanager
     async def open(self, settings: ProviderSettings) -> AsyncIterator[FakeWorker]:
         self.boots.append(trio.current_time())
+        if self.refuse_start is not None:
+            raise self.refuse_start
         ours, theirs = trio.testing.memory_stream_pair()
         worker = FakeWorker(self, settings, Channel(ours), Channel(theirs), len(self.boots))
         async with trio.open_nursery() as nursery:
@@ -117,6 +141,7 @@ class FakeWorker:
         self._settings = settings
         self._inner = inner
         self._dead = trio.Event()
+        self._died_at = 0.0
         self._hung = False
         self._scopes: dict[int, trio.CancelScope] = {}
         self._draining = False
@@ -124,6 +149,8 @@ class FakeWorker:
     # -- the supervisor's handle
 
     def kill(self) -> None:
+        if not self._dead.is_set():
+            self._died_at = trio.current_time()
         self._dead.set()
 
     def abort(self) -> None:
@@ -132,6 +159,7 @@ class FakeWorker:
 
     async def wait_exited(self) -> int:
         await self._dead.wait()
+        await trio.sleep_until(self._died_at + self._workers.exit_s)
         return self._workers.exit_code
 
     # -- the process
@@ -164,6 +192,7 @@ class FakeWorker:
                             self._workers.refuse_boot -= 1
                             self.kill()
                             return
+                        await trio.sleep(self._workers.boot_s)
                         self._post(encode(FrameType.READY))
                     case FrameType.PING:
                         pong = {"rss_bytes": 1, "cpu_s": 0.0, "running": len(self._scopes), "lag_s": 0.0}
@@ -228,6 +257,13 @@ class FakeWorker:
                     await trio.sleep_forever()
                 case Garble():
                     self._post(b"GET / HTTP/1.1\r\n\r\n")
+                case Cling(seconds):
+                    with trio.move_on_after(seconds, shield=True):
+                        await self._dead.wait()
+                case Send(kind, packed, body, number):
+                    number = frame.turn if number is None else number
+                    self._post(encode(kind, number, attempt=frame.attempt, seq=seq, header=packed, body=body))
+                    seq += 1
                 case Hang():
                     self._hung = True
                     await trio.sleep_forever()
