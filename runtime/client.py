@@ -46,8 +46,16 @@ from loopforge.drivers.turn import (
 )
 from loopforge.runtime.config import paths
 from loopforge.runtime.config.values import Config
-from loopforge.runtime.errors import BadConfig, BadTurn, ConnectionLost, SlowConsumer, TooLarge, TurnCancelled
-from loopforge.workers.channel import Channel, ChannelClosed
+from loopforge.runtime.errors import (
+    BadConfig,
+    BadTurn,
+    ConnectionLost,
+    QueueFull,
+    SlowConsumer,
+    TooLarge,
+    TurnCancelled,
+)
+from loopforge.workers.channel import BufferFull, Channel, ChannelClosed
 from loopforge.workers.framing import MAX_FRAME_BYTES, Frame, FrameError, encode
 from loopforge.workers.messages import (
     PROTOCOL,
@@ -68,6 +76,7 @@ MAX_UNREAD_BYTES = 8 * 2**20
 """Events of one stream that nobody has read yet; above it that stream alone fails with SlowConsumer."""
 WELCOME_S = 10.0
 """A service whose loop is healthy answers within milliseconds, however busy its workers are."""
+CONNECT_AGAIN_S = 0.05
 MAX_POSTED = 10_000
 """Posted turns whose outcomes this connection keeps for `wait`; an older one is asked for by its id."""
 
@@ -89,7 +98,7 @@ class _Inbox:
         if self._error is None:
             self._frames.append(frame)
             self._bytes += len(frame.raw)
-            if self._bytes > MAX_UNREAD_BYTES and len(self._frames) > 1:
+            if self._bytes > MAX_UNREAD_BYTES and len(self._frames) > 1 and frame.type not in _OUTCOMES:
                 self.fail(SlowConsumer(what="the events of this turn were not read"))
             self._news.set()
             if frame.type in _OUTCOMES:
@@ -110,14 +119,13 @@ class _Inbox:
 
     async def get(self) -> Frame:
         """The next frame. Raises the error that ended the connection or the stream."""
-        if not self._frames:
-            if self._error is None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._frames:
+            if self._error is not None:
+                raise _again(self._error)
+            if self._news.is_set():
                 self._news = trio.Event()
-                await self._news.wait()
-            if not self._frames and self._error is not None:
-                raise self._error
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await self._news.wait()
         frame = self._frames.popleft()
         self._bytes -= len(frame.raw)
         return frame
@@ -215,7 +223,11 @@ class Runtime:
         """Post a turn and go on; returns its id once it is accepted. Raises TurnError when it is not."""
         turn = _with_id(turn)
         number, inbox = self._submit(turn, QUIET)
-        first = await inbox.get()
+        try:
+            first = await inbox.get()
+        except trio.Cancelled:  # nobody will ask for it: whether it was accepted is not known
+            self._leave(number, turn)
+            raise
         if first.type != FrameType.ACCEPTED:
             raise TurnError.from_fields(unpack_header(first.header)["fields"])
         self._posted[turn.id] = (number, inbox)
@@ -271,36 +283,33 @@ class Runtime:
         try:
             yield events
         finally:
-            self._forget(number)
-            if not events.ended and not turn.detached:
-                with contextlib.suppress(TurnError):
-                    self._send(encode(FrameType.CANCEL, number, header=pack({"why": "its client left the turn"})))
+            if events.ended:
+                self._forget(number)
+            else:
+                self._leave(number, turn)
+
+    def _leave(self, number: int, turn: Turn) -> None:
+        self._forget(number)
+        if not turn.detached:
+            with contextlib.suppress(TurnError):
+                self._send(encode(FrameType.CANCEL, number, header=pack({"why": "its client left the turn"})))
 
     def _submit(self, turn: Turn, flags: int) -> tuple[int, _Inbox]:
         try:
             body = pack_turn(turn)
+            header = _submit_header(turn, body)
         except (ValueError, OverflowError, TypeError, RecursionError) as exc:
             raise BadTurn(
-                what=f"the turn cannot be sent: {exc}", action="look at its texts, schemas and options"
+                what=f"the turn cannot be sent: {exc}", action="look at its texts, schemas, options and deadline_s"
             ) from exc
-        header = pack({
-            "id": turn.id,
-            "hash": body_hash(body),
-            "kind": turn.kind,
-            "session": turn.session,
-            "lane": turn.lane or "",
-            "remaining_ms": None if turn.deadline_s is None else max(int(turn.deadline_s * 1000), 0),
-            "features": sorted(_features(turn)),
-            "size": len(body) // _BYTES_PER_TOKEN,
-            "provider": turn.provider,
-            "model": turn.model,
-            "detached": turn.detached,
-            "resend_safe": True,
-        })  # fmt: skip
         if len(body) + len(header) > MAX_FRAME_BYTES - 1024:
             raise TooLarge(what=f"the turn has {len(body) / 2**20:.1f} MiB")
         number, inbox = self._open_inbox()
-        self._send(encode(FrameType.SUBMIT, number, flags=flags, header=header, body=body))
+        try:
+            self._send(encode(FrameType.SUBMIT, number, flags=flags, header=header, body=body))
+        except BaseException:
+            self._forget(number)
+            raise
         return number, inbox
 
     async def _request(self, kind: FrameType, header: bytes = b"") -> Frame:
@@ -324,12 +333,15 @@ class Runtime:
         self._inboxes.pop(number, None)
 
     def _send(self, frame: bytes) -> None:
+        """Raises the error that ended the connection, QueueFull when the service does not read."""
         if self._lost is not None:
-            raise self._lost
+            raise _again(self._lost)
         try:
             self._channel.post(frame)
         except ChannelClosed:
             raise ConnectionLost from None
+        except BufferFull as exc:
+            raise QueueFull(what=f"the service does not read: {exc}", action="post the turn again later") from None
 
     async def _read(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Hand frames to their turns until the connection ends; then every open turn learns why."""
@@ -352,6 +364,29 @@ class Runtime:
         for inbox in self._inboxes.values():
             inbox.fail(error)
         self._inboxes.clear()
+
+
+def _again(error: TurnError) -> TurnError:
+    """A copy: one error raised in several tasks would grow all their tracebacks."""
+    return TurnError.from_fields(error.to_fields(), error.partial)
+
+
+def _submit_header(turn: Turn, body: bytes) -> bytes:
+    """Raises ValueError, OverflowError, TypeError."""
+    return pack({
+        "id": turn.id,
+        "hash": body_hash(body),
+        "kind": turn.kind,
+        "session": turn.session,
+        "lane": turn.lane or "",
+        "remaining_ms": None if turn.deadline_s is None else max(int(turn.deadline_s * 1000), 0),
+        "features": sorted(_features(turn)),
+        "size": len(body) // _BYTES_PER_TOKEN,
+        "provider": turn.provider,
+        "model": turn.model,
+        "detached": turn.detached,
+        "resend_safe": True,
+    })  # fmt: skip
 
 
 def _with_id(turn: Turn) -> Turn:
@@ -409,7 +444,7 @@ def _whole_reply(frame: Frame) -> Reply:
 class _BodyError:
     """Carries the caller's own exception past the nursery: it leaves as itself, not inside a group.
 
-    A Cancelled is not the caller's own: the group beside it says what went wrong.
+    A Cancelled, or a group of nothing else, is not the caller's own: what stands beside it says what went wrong.
     """
 
     def __init__(self) -> None:
@@ -419,7 +454,25 @@ class _BodyError:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _tb: TracebackType | None) -> None:
-        self.error = None if isinstance(exc, trio.Cancelled) else exc
+        cancelled = isinstance(exc, trio.Cancelled) or _is_all_cancelled(exc)
+        self.error = None if cancelled else exc
+
+    def is_all_of(self, group: BaseExceptionGroup[BaseException]) -> bool:
+        """Whether nothing else went wrong: a crash of ours is not hidden behind what the caller made of it."""
+        if self.error is None:
+            return False
+        own = {id(leaf) for leaf in _leaves(self.error)}  # nurseries make groups anew; what is in them stays
+        return _is_all_cancelled(group.split(lambda exc: id(exc) in own)[1])
+
+
+def _leaves(exc: BaseException) -> list[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for inner in exc.exceptions for leaf in _leaves(inner)]
+    return [exc]
+
+
+def _is_all_cancelled(exc: BaseException | None) -> bool:
+    return exc is None or (isinstance(exc, BaseExceptionGroup) and exc.split(trio.Cancelled)[1] is None)
 
 
 @asynccontextmanager
@@ -443,13 +496,14 @@ async def _over(sock: socket.socket) -> AsyncIterator[Runtime]:
                     raise ConnectionLost(what=f"the service does not answer within {WELCOME_S:g} s")
                 yield runtime
             nursery.cancel_scope.cancel()
-    except BaseExceptionGroup:
-        if body.error is None:
+    except BaseExceptionGroup as group:
+        if not body.is_all_of(group):
             raise
-        raise body.error from None
     finally:
         with trio.CancelScope(shield=True):  # short: closing a socket does not wait
             await channel.aclose()
+    if body.error is not None:  # raised here, it keeps its own cause and context
+        raise body.error
 
 
 @asynccontextmanager
@@ -462,15 +516,30 @@ async def connect(socket_path: str | Path | None = None) -> AsyncIterator[Runtim
     path = Path(socket_path or paths.client_socket(paths.config_path(None, os.environ), os.environ))
     sock = socket.socket(socket.AF_UNIX)
     try:
-        sock.setblocking(True)
-        sock.connect(str(path))  # a Unix socket connects at once, or not at all
-        sock.setblocking(False)
-    except OSError as exc:
+        await _connect(sock, path)
+    except BaseException:
         sock.close()
-        why = exc.strerror or type(exc).__name__
-        raise ConnectionLost(what=f"{path}: {why}", action="start the service with 'loopforge serve'") from exc
+        raise
     async with _over(sock) as runtime:
         yield runtime
+
+
+async def _connect(sock: socket.socket, path: Path) -> None:
+    """A Unix socket connects at once, or not at all: EAGAIN says that the backlog is full. Raises ConnectionLost."""
+    sock.setblocking(False)
+    give_up_at = trio.current_time() + WELCOME_S
+    while True:
+        try:
+            sock.connect(str(path))
+        except BlockingIOError:
+            if trio.current_time() >= give_up_at:
+                raise ConnectionLost(what=f"{path}: the service takes no connection within {WELCOME_S:g} s") from None
+            await trio.sleep(CONNECT_AGAIN_S)
+        except OSError as exc:
+            why = exc.strerror or type(exc).__name__
+            raise ConnectionLost(what=f"{path}: {why}", action="start the service with 'loopforge serve'") from exc
+        else:
+            return
 
 
 @asynccontextmanager
@@ -488,19 +557,18 @@ async def open_runtime(config: Config | str | Path | None = None) -> AsyncIterat
     body = _BodyError()
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(supervisor.run)
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            theirs.setblocking(False)
-            nursery.start_soon(serve_client, theirs, supervisor.dispatcher)
             with body:
+                await nursery.start(supervisor.run)
+                ours, theirs = socket.socketpair()
+                nursery.start_soon(serve_client, theirs, supervisor.dispatcher)
                 async with _over(ours) as runtime:
                     yield runtime
             nursery.cancel_scope.cancel()
-    except BaseExceptionGroup:
-        if body.error is None:
+    except BaseExceptionGroup as group:
+        if not body.is_all_of(group):
             raise
-        raise body.error from None
+    if body.error is not None:  # raised here, it keeps its own cause and context
+        raise body.error
 
 
 async def load_config(path: str | Path | None = None) -> Config:
