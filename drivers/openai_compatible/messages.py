@@ -56,7 +56,7 @@ def build_messages(messages: Sequence[Message], draft: Draft) -> list[JsonObject
             continue
         results = [part for part in message.content if isinstance(part, ToolResult)]
         for result in results:
-            wire.append(_tool_message(result, names, media, draft, asked=number >= last_user))
+            wire.append(_tool_message(result, names, media, draft))
         content = _content_parts(message.content, draft, asked=number >= last_user)
         if content or (message.role == "user" and not message.content):
             _append_user(wire, [*media, *content], draft)
@@ -173,11 +173,11 @@ def _media_part(part: Image | Document | Audio, draft: Draft, *, asked: bool) ->
 
 
 def _left_out(part: Image | Document | Audio, draft: Draft, *, asked: bool) -> JsonObject:
-    """Media that is asked about is refused; what merely stands in the history is named and left out."""
+    """Media that the person asks about is refused; what a tool gave or the history holds is named and left out."""
     kind = f"{part.type} URLs" if isinstance(part, Image | Document) and part.url else f"{part.type}s"
     if asked:
         raise draft.refuse(f"{draft.vendor} takes no {kind} here", "leave it out or route the turn to one that does")
-    draft.note(f"{draft.vendor} takes no {kind} here: one in an earlier message was left out")
+    draft.note(f"{draft.vendor} takes no {kind} here: one of a tool or an earlier message was left out")
     return {"type": "text", "text": f"[{part.type} left out]"}
 
 
@@ -187,13 +187,11 @@ def _with_cache(wire: JsonObject, cache: CacheMark, draft: Draft) -> JsonObject:
     return wire
 
 
-def _tool_message(
-    result: ToolResult, names: dict[str, str], media: list[JsonObject], draft: Draft, *, asked: bool
-) -> JsonObject:
-    """One result. Its images go to `media`: they cannot stand in a tool message."""
+def _tool_message(result: ToolResult, names: dict[str, str], media: list[JsonObject], draft: Draft) -> JsonObject:
+    """One result. Its images go to `media`: a tool message cannot hold them. None is refused: a model asked."""
     text = "".join(part.text for part in result.content if isinstance(part, Text))
     name = result.name or names.get(result.call_id, "")
-    rest = [_media_part(part, draft, asked=asked) for part in result.content if not isinstance(part, Text)]
+    rest = [_media_part(part, draft, asked=False) for part in result.content if not isinstance(part, Text)]
     if any(part["type"] != "text" for part in rest):
         media += [{"type": "text", "text": f"Result of {name or result.call_id}:"}, *rest]
         text = text or "(in the next message)"

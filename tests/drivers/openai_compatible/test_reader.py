@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from loopforge.drivers.errors import GenerationFailed
 from loopforge.drivers.openai_compatible.answer import FINISHES, MAX_KEPT
 from loopforge.drivers.openai_compatible.calls import MAX_ARGUMENTS, MAX_CALLS
 from loopforge.drivers.turn import (
@@ -227,6 +228,19 @@ def test_a_repeated_finish_reason_is_said_once() -> None:
     end = chunk({"content": ""}, "stop")
     outcome = read_body(sse(text("x"), end, end, {**end, **usage(prompt_tokens=1)}))
     assert [delta for delta in outcome.deltas if isinstance(delta, Finished)] == [Finished("stop", "stop")]
+
+
+def test_a_failed_finish_is_told_with_the_next_event_at_the_latest() -> None:
+    reader = reader_for("openrouter")
+    reader.feed(sse(text("half", "error"), done=False))
+    with pytest.raises(GenerationFailed):
+        reader.feed(sse(text("more"), done=False))
+
+
+def test_another_finish_reason_corrects_the_one_before() -> None:
+    outcome = read_body(sse(text("x", "stop"), chunk({}, "length")))
+    assert outcome.reply is not None
+    assert (outcome.reply.finish, outcome.reply.finish_raw) == ("length", "length")
 
 
 def test_calls_that_come_after_the_finish_reason_correct_it() -> None:
