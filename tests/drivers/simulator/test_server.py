@@ -219,10 +219,10 @@ async def test_a_provider_that_is_not_played_is_not_found(autojump_clock: MockCl
 
 
 async def test_a_kind_that_is_not_spoken_is_told_as_such(autojump_clock: MockClock) -> None:
-    async with open_stage(Profile(kind="gemini")) as stage:
+    async with open_stage(Profile(kind="bedrock")) as stage:
         answer = await stage.connect().chat()
         assert answer.status == 501
-        assert "gemini" in answer.json["error"]["message"]
+        assert "bedrock" in answer.json["error"]["message"]
 
 
 async def test_providers_have_profiles_and_counts_of_their_own(autojump_clock: MockClock) -> None:
