@@ -307,8 +307,8 @@ class _RunningTurn:
         self.channel.post_soon(encode(FrameType.STARTED, self.number, attempt=self.attempt, header=header))
 
     async def emit(self, delta: Delta) -> None:
-        self.fold.add(delta)
         frame = encode(FrameType.DELTA, self.number, attempt=self.attempt, seq=self.seq + 1, body=pack_delta(delta))
+        self.fold.add(delta)  # not before it was packed: what cannot be would spoil the partial answer, too
         if len(frame) > MAX_FRAME_BYTES:
             raise self._too_large(len(frame))
         await self.wait_room()
@@ -393,13 +393,17 @@ def _bug(provider: str, exc: Exception) -> WireMismatch:
 
 
 def _clip(value: Any) -> Any:
-    """The value, a text not longer than a header can bear."""
-    return value[:MAX_HEADER_TEXT] if isinstance(value, str) else value
+    """The value, a text as a header can bear it: not longer, and without half surrogate pairs."""
+    return value[:MAX_HEADER_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _rss_bytes() -> int:
-    with open("/proc/self/statm", "rb", buffering=0) as statm:  # noqa: PTH123 - unbuffered: a line a second, 10 us
-        return int(statm.read(200).split()[1]) * _PAGE_BYTES
+    """Resident memory of this process; 0 when no descriptor is free to look it up with."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as statm:  # noqa: PTH123 - unbuffered: a line a second, 10 us
+            return int(statm.read(200).split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
 
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

@@ -112,6 +112,8 @@ class FakeReader:
                     yield TextDelta(f"{number:0100d}")
             case ["huge", size]:
                 yield TextDelta("x" * int(size))
+            case ["half"]:  # of a surrogate pair, which UTF-8 cannot spell
+                yield TextDelta("\ud800")
             case ["end"]:
                 self.ended = True
                 yield ResponseInfo(model="reported", request_id="r" * 5000)

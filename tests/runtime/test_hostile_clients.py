@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import resource
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgpack
@@ -22,6 +19,7 @@ from loopforge.runtime.listener import serve_client
 from loopforge.workers.channel import Channel
 from loopforge.workers.framing import Frame, encode
 from loopforge.workers.messages import PROTOCOL, FrameType, body_hash, pack, pack_turn, unpack_header
+from tests.fakes.descriptors import no_free_descriptors
 from tests.fakes.worker import Die, FakeWorkers, Finish, Say, Wait
 from tests.runtime.core import Core, config, open_core, provider, turn
 
@@ -56,17 +54,6 @@ class Stranger:
             if any(frame.turn == 2**40 for frame in frames):
                 return
         raise AssertionError("the service hung up")
-
-
-@contextmanager
-def no_free_descriptors() -> Iterator[None]:
-    """Every open() fails with EMFILE."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def a_stranger(core: Core, nursery: trio.Nursery) -> Stranger:
