@@ -25,9 +25,9 @@ def text_block(text: str, cache: CacheMark, draft: Draft, *, place: Place = "mes
 
 
 def content_blocks(parts: Iterable[Part], draft: Draft, *, asked: bool) -> Iterator[JsonObject]:
-    """The parts of a user message or of a tool result, without results. `asked`: it is what the turn is about.
+    """The parts of a user message or of a tool result, without results. `asked`: the person asks about them.
 
-    Raises TurnRefused for media that the turn is about and that this vendor does not take.
+    Raises TurnRefused for media that the person asks about and that this vendor does not take.
     """
     for part in parts:
         match part:
@@ -109,12 +109,12 @@ def _sound_block(sound: Audio, draft: Draft, *, asked: bool) -> JsonObject:
 
 
 def _left_out(what: str, draft: Draft, *, asked: bool) -> JsonObject:
-    """Media that is asked about is refused; what merely stands in the history is named and left out."""
+    """Media that the person asks about is refused; what a tool gave or the history holds is named and left out."""
     kind = what.partition(" ")[0]
     if asked:
         raise draft.refuse(
             f"{draft.vendor} takes no {what} here",
             "leave it out or route the turn to a provider that takes it",
         )
-    draft.note(f"{draft.vendor} takes no {what} here: one in an earlier message was left out")
+    draft.note(f"{draft.vendor} takes no {what} here: one of a tool or an earlier message was left out")
     return {"type": "text", "text": f"[{kind} left out]"}

@@ -26,7 +26,7 @@ _THINKING = ("thinking", "redacted_thinking")
 class Conversation:
     """`system`: text blocks. `called`: tools that the history calls. `container`: of a code execution under way.
 
-    `prefilled`: the last message is the start of the answer. `resumed`: it is an answer that the model paused.
+    `prefilled`: the last message is the start of the answer, and not an answer that the model paused.
     """
 
     system: list[JsonObject]
@@ -34,7 +34,6 @@ class Conversation:
     called: list[str]
     container: str = ""
     prefilled: bool = False
-    resumed: bool = False
 
 
 def build_conversation(messages: Sequence[Message], draft: Draft) -> Conversation:
@@ -50,15 +49,12 @@ def build_conversation(messages: Sequence[Message], draft: Draft) -> Conversatio
     for number in range(leading, len(messages)):
         writer.add(number)
     writer.end()
-    last = writer.wire[-1]
-    ends_with_answer = last["role"] == "assistant"
     return Conversation(
         system=system,
         messages=writer.wire,
         called=writer.called,
         container=writer.container,
-        prefilled=ends_with_answer and not writer.resumable,
-        resumed=ends_with_answer and writer.resumable,
+        prefilled=writer.wire[-1]["role"] == "assistant" and not writer.resumable,
     )
 
 
@@ -70,16 +66,20 @@ def shortened(content: list[JsonObject]) -> str | list[JsonObject]:
 
 def _system_blocks(messages: Sequence[Message], draft: Draft) -> list[JsonObject]:
     """One block, or one a part where a cache mark has to stand between them."""
-    parts = [part for message in messages for part in message.content]
-    texts = [part for part in parts if isinstance(part, Text) and not is_blank(part.text)]
-    if len(texts) < sum(1 for part in parts if not isinstance(part, Text) or not is_blank(part.text)):
-        draft.note("parts of a system message that are not text were left out")
+    texts = [part for message in messages for part in _texts(message, draft)]
     if any(part.cache for part in texts) and draft.profile.cache_marks:
         return [text_block(part.text, part.cache, draft, place="system") for part in texts]
     for part in texts:
         draft.mark({}, part.cache, "system")  # for its notice: no mark will be sent
     text = "\n\n".join(message.text for message in messages if not is_blank(message.text))
     return [{"type": "text", "text": text}] if text else []
+
+
+def _texts(message: Message, draft: Draft) -> list[Text]:
+    """What of a system message can be sent."""
+    if any(not isinstance(part, Text) for part in message.content):
+        draft.note("parts of a system message that are not text were left out")
+    return [part for part in message.content if isinstance(part, Text) and not is_blank(part.text)]
 
 
 @dataclass(slots=True)
@@ -122,16 +122,14 @@ class _Writer:
     # -- user and system ----------------------------------------------------------------------------------------------
 
     def _add_user(self, message: Message, *, asked: bool) -> None:
-        results = [self._result(part, asked=asked) for part in message.content if isinstance(part, ToolResult)]
+        results = [self._result(part) for part in message.content if isinstance(part, ToolResult)]
         self._append("user", [*results, *content_blocks(message.content, self.draft, asked=asked)])
         if any(not isinstance(part, ToolResult) for part in message.content):
             self.container = ""  # a new question: a container is for the results of the answer under way
 
     def _add_system(self, message: Message, number: int) -> None:
         """A later instruction: as such where the wire has a place for it, else as the user's words."""
-        blocks = [
-            block for block in content_blocks(message.content, self.draft, asked=False) if block["type"] == "text"
-        ]
+        blocks = [text_block(part.text, part.cache, self.draft) for part in _texts(message, self.draft)]
         next_role = next((later.role for later in self.messages[number:] if later.role != "system"), "assistant")
         after_user = bool(self.wire) and self.wire[-1]["role"] != "assistant"
         if self.draft.profile.late_system and after_user and next_role == "assistant":
@@ -141,10 +139,11 @@ class _Writer:
             self.draft.note("a system message behind the first user message was sent as the user's text")
         self._append("user", blocks)
 
-    def _result(self, result: ToolResult, *, asked: bool) -> JsonObject:
+    def _result(self, result: ToolResult) -> JsonObject:
+        """One result. Media in it is never refused: the model asked for it, not the person."""
         block: JsonObject = {"type": "tool_result", "tool_use_id": self._ids[result.call_id]}
         bare = [replace(part, cache="") for part in result.content]
-        if content := list(content_blocks(bare, self.draft, asked=asked)):
+        if content := list(content_blocks(bare, self.draft, asked=False)):
             block["content"] = shortened(content)
         if result.is_error:
             block["is_error"] = True

@@ -68,7 +68,13 @@ def test_elsewhere_a_tool_that_must_be_called_asks_for_it(
         assert body["tool_choice"] == choice
         assert [tool["name"] for tool in body["tools"]] == tools
         assert body["tools"][-1]["input_schema"] == ANSWER
+        assert body["tools"][-1]["description"].startswith("Gives the answer.")
         assert "a tool asks for it, and nothing enforces it" in noted(vendor, model=model, output=SIZE, **members)
+
+
+def test_the_tool_is_described_in_the_schemas_own_words() -> None:
+    body = written("generic", model="m", output=JsonSchema(schema=ANSWER, description="How big it is."))
+    assert body["tools"][0]["description"] == "How big it is."
 
 
 @pytest.mark.parametrize(
@@ -158,6 +164,7 @@ def test_an_hour_never_follows_five_minutes() -> None:
     assert "was sent as 5m" in noted(messages=messages)
     messages = (user(Text(text="a", cache="1h"), Text(text="b", cache="5m")),)
     assert marked(written(messages=messages)) == [("text", "1h"), ("text", None)]
+    assert noted(messages=messages) == ""
 
 
 def test_an_automatic_mark_counts_as_one() -> None:

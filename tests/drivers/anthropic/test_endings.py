@@ -121,6 +121,8 @@ def test_the_finish_is_told_as_soon_as_it_is_known_and_once() -> None:
     assert Finished("stop", "end_turn") in reader.feed(sse(start(), text(0, "Hi"), stop()))
     late = {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}, "usage": {"output_tokens": 12}}
     assert reader.feed(sse(late, text(1, "more"), call(2, "{}"))) == [UsageDelta(Usage(input=5, output=12))]
+    same: Any = {**late, "usage": None}
+    assert reader.feed(sse(late, same)) == []
     assert reader.feed(sse(DONE)) == []
     assert reader.feed(b"anything") == []
     assert reader.close() == []
@@ -214,6 +216,13 @@ def test_later_reports_of_usage_replace_what_they_name() -> None:
 )
 def test_usage_is_counted_neutrally_and_nothing_is_invented(raw: Any, usage: Usage) -> None:
     assert reply_of(read_body(whole({"type": "text", "text": "x"}, usage=raw))).usage == usage
+
+
+def test_an_answer_without_any_report_has_no_usage() -> None:
+    bare = start()
+    del bare["message"]["usage"]
+    outcome = read_body(sse(bare, text(0, "x"), {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, DONE))
+    assert not any(isinstance(item, UsageDelta) for item in outcome.deltas)
 
 
 def test_a_stream_without_a_later_report_has_the_first_one() -> None:

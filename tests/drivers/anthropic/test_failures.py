@@ -54,6 +54,9 @@ OWN: list[tuple[str, int, str]] = [
     ("ContentFiltered", 403, body("permission_error", "This violates our usage policy.")),
     ("ModelNotFound", 404, body("not_found_error", "model: claude-x")),
     ("ProviderUnavailable", 408, body("timeout_error", "x")),
+    ("ProviderUnavailable", 408, ""),
+    ("RateLimited", 408, body("rate_limit_error", "x")),
+    ("TurnRefused", 409, body("rate_limit_error", "x")),
     ("TurnRefused", 409, body("conflict_error", "x")),
     ("TurnRefused", 413, body("request_too_large", "Request exceeds the maximum size")),
     ("TurnRefused", 413, "<html><head><title>413 Request Entity Too Large</title></head></html>"),
@@ -69,6 +72,7 @@ OWN: list[tuple[str, int, str]] = [
     ("ProviderUnavailable", 504, body("timeout_error", "x")),
     ("Overloaded", 529, body("overloaded_error", "Overloaded")),
     ("Overloaded", 529, ""),
+    ("Overloaded", 498, ""),
     ("Overloaded", 500, body("overloaded_error", "Overloaded")),
     ("TurnRefused", 400, body("overloaded_error", "?")),
     ("TurnRefused", 418, ""),
@@ -92,6 +96,7 @@ GATEWAYS: list[tuple[str, int, str, str]] = [
     ("QuotaExhausted", 402, '{"error": {"message": "Insufficient Balance"}}', "deepseek"),
     ("QuotaExhausted", 400, '{"error": {"message": "x", "code": "insufficient_quota"}}', "generic"),
     ("CredentialsRejected", 403, '{"error": {"message": "Invalid API key"}}', "generic"),
+    ("QuotaExhausted", 403, '{"error": {"message": "Insufficient balance"}}', "generic"),
     ("ContextTooLong", 500, '{"error": {"message": "the request exceeds the available context size"}}', "llamacpp"),
     ("ContextTooLong", 400, '{"error": {"type": "exceed_context_size_error", "message": "x"}}', "llamacpp"),
     ("TurnRefused", 422, '{"detail": [{"loc": ["body", "model"], "msg": "field required"}]}', "vllm"),
@@ -208,6 +213,12 @@ def test_an_account_on_hold_is_true_of_every_model() -> None:
 )
 def test_the_action_is_the_one_that_helps(text: str, says: str) -> None:
     assert says in explained(400, body(INVALID, text)).action
+
+
+def test_a_model_that_is_not_found_may_be_a_wrong_address() -> None:
+    assert "base_url" in explained(404, body("not_found_error", "model: x")).action
+    assert "base_url" not in explained(400, body(INVALID, "unknown model x")).action
+    assert "max_output_tokens" not in explained(400, body(INVALID, "prompt is too long: 2 tokens > 1 maximum")).action
 
 
 def test_a_quoted_key_is_shown_nowhere() -> None:

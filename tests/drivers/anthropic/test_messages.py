@@ -272,7 +272,7 @@ def test_media_is_sent_as_a_source(part: Any, source: dict[str, Any]) -> None:
         (Image(data=b"BM", media_type="image/bmp"), "anthropic", "image of type image/bmp"),
         (Image(data=b"??"), "anthropic", "image of type unknown"),
         (Image(), "anthropic", "no image here"),
-        (Document(data=b"PK", media_type="application/zip"), "anthropic", "document of type application/zip"),
+        (Document(data=b"%PDF", media_type="application/zip"), "anthropic", "document of type application/zip"),
         (Document(), "anthropic", "document of type unknown"),
         (Audio(data=b"x"), "anthropic", "no sound here"),
         (PNG, "deepseek", "no image here"),
@@ -307,7 +307,9 @@ def test_results_may_hold_media() -> None:
     messages = (user("Look"), assistant(CALL), Message(role="tool", content=(result,)))
     kinds = [part["type"] for part in wire(*messages)[-1]["content"][0]["content"]]
     assert kinds == ["text", "image", "document"]
-    assert "no image here" in refusal(*messages, vendor="deepseek", model="m")
+    kinds = [part["type"] for part in wire(*messages, vendor="deepseek", model="m")[-1]["content"][0]["content"]]
+    assert kinds == ["text", "text", "text"]
+    assert "no image here: one of a tool" in notices(*messages, vendor="deepseek", model="m")
 
 
 def test_parts_that_no_message_holds_are_named() -> None:
@@ -315,7 +317,9 @@ def test_parts_that_no_message_holds_are_named() -> None:
     said_of = notices(*messages)
     assert "the refusal part of a user message" in said_of
     assert "the image part of an assistant message" in said_of
+    assert "parts of a system message" in said_of
     assert "parts of a system message" in notices(Message(role="system", content=(PNG,)), user("y"))
+    assert [message["role"] for message in wire(*messages)] == ["user", "assistant", "user"]
 
 
 def test_a_refusal_is_the_assistants_text() -> None:

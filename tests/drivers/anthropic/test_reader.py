@@ -114,6 +114,19 @@ def test_what_is_no_answer_of_this_wire_says_what_it_is(body: bytes, cls: str, s
     assert says in found["what"]
 
 
+def test_the_last_event_needs_no_empty_line_behind_it() -> None:
+    for end in (stop(), {"type": "message_stop"}):
+        body = sse(start(), text(0, "Hi"), *([stop()] if end != stop() else []), end)
+        assert reply_of(read_body(body.rstrip(b"\n"))).finish == "stop"
+
+
+def test_items_of_a_content_that_are_no_blocks_are_passed_by() -> None:
+    message = json.loads(whole({"type": "text", "text": "Hi"}))
+    message["content"] = [None, "x", 5, *message["content"]]
+    assert reply_of(read_body(json.dumps(message).encode())).text == "Hi"
+    assert reply_of(read_body(json.dumps({**message, "content": "Hello"}).encode())).text == "Hello"
+
+
 def test_comments_blank_lines_and_pings_are_no_events() -> None:
     ping = {"type": "ping"}
     body = sse(": a", "", ping, start(), ping, text(0, "a"), 'data: {"type": "ping"}', stop(), DONE, "id: 7")
@@ -190,6 +203,14 @@ def test_a_gateway_may_leave_out_starts_stops_and_indices() -> None:
 def test_text_that_goes_on_after_another_block_began_is_not_lost() -> None:
     events = [opening(0, TEXT), delta(0, words("a")), *text(1, "b"), delta(0, words("c")), closing(0)]
     assert reply_of(read_body(said(events))).text == "abc"
+
+
+def test_a_signature_stays_with_its_thinking_when_its_stop_is_late() -> None:
+    events = [opening(0, THINKING), delta(0, thought("hm")), delta(0, signed("s")), *text(1, "Hi"), closing(0)]
+    kept = Thinking(text="hm", opaque=opaque({"signature": "s"}))
+    assert reply_of(read_body(said(events))).message.content == (kept, Text(text="Hi"))
+    late = [opening(0, THINKING), delta(0, thought("hm")), delta(0, signed("s")), *call(1, "{}"), closing(0)]
+    assert reply_of(read_body(said(late))).message.content[0] == kept
 
 
 def test_indices_may_have_gaps_and_calls_may_interleave() -> None:

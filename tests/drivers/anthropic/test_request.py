@@ -187,6 +187,7 @@ def test_a_model_that_continues_an_answer_does_not_think() -> None:
         ("anthropic", ADAPTIVE, {"temperature": 1, "top_p": 1}, {}, "takes no such temperature"),
         ("deepseek", "m", {"temperature": 1.5}, {"temperature": 1.5}, ""),
         ("minimax", "m", {"temperature": 0}, {"temperature": 0.01}, "0.01 was sent"),
+        ("minimax", "m", {"temperature": 1.5}, {"temperature": 1.0}, "from 0.01 to 1"),
         ("minimax", "m", {"stop": ("x",)}, {}, "ignores stop strings"),
         ("anthropic", MANUAL, {"stop": ("x", " ")}, {"stop_sequences": ["x"]}, "white space alone"),
         ("anthropic", MANUAL, {"stop": ("\n",)}, {}, "white space alone"),
@@ -335,12 +336,21 @@ def test_what_is_enforced_has_a_price_and_a_limit() -> None:
     two = tuple(Tool(name=f"t{number}", strict=True, parameters=wide) for number in range(2))
     assert [bool(tool.get("strict")) for tool in written(tools=two)["tools"]] == [True, False]
     assert "24 optional properties in all" in noted(tools=two)
-    either = {
+    exactly = {**wide, "properties": {f"p{number}": {"type": "string"} for number in range(24)}}
+    assert written(tools=(Tool(name="t", strict=True, parameters=exactly),))["tools"][0]["strict"] is True
+    either: dict[str, Any] = {
         "type": "object",
         "properties": {f"p{number}": {"type": ["string", "null"]} for number in range(17)},
         "required": [f"p{number}" for number in range(17)],
     }
+    (tool,) = written(tools=(Tool(name="t", strict=True, parameters=_without(either, "p16")),))["tools"]
+    assert tool["strict"] is True
     assert "16 choices between types" in noted(tools=(Tool(name="t", strict=True, parameters=either),))
+
+
+def _without(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    properties = {key: value for key, value in schema["properties"].items() if key != name}
+    return {**schema, "properties": properties, "required": list(properties)}
 
 
 def test_a_tool_that_combines_schemas_at_its_root_is_described_in_words() -> None:

@@ -124,11 +124,16 @@ def test_a_schema_that_no_grammar_holds_says_why(schema: dict[str, Any], why: st
 
 @pytest.mark.parametrize("depth", [70, 130, 300])
 def test_a_schema_that_is_too_deep_says_so(depth: int) -> None:
-    schema: dict[str, Any] = STRING
+    items: dict[str, Any] = STRING
+    properties, definitions, branches = items, items, items
     for _ in range(depth):
-        schema = {"type": "array", "items": schema}
-    with pytest.raises(CannotEnforceError, match="too deeply"):
-        enforce(closed(x=schema))
+        items = {"type": "array", "items": items}
+        properties = closed(x=properties)
+        definitions = {**STRING, "$defs": {"a": definitions}}
+        branches = {"anyOf": [branches]}
+    for schema in (items, properties, definitions, branches):
+        with pytest.raises(CannotEnforceError, match="too deeply"):
+            enforce(closed(x=schema))
 
 
 def checked(schema: dict[str, Any]) -> None:
