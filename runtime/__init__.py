@@ -7,6 +7,7 @@ retry.py        pure: (error, attempts, what was relayed) -> resend, or give up
 restarts.py     pure: restart window, back-off, give up
 kept.py         frames kept for clients that come back, and the outcomes of finished turns
 records.py      what the supervisor remembers: one record a turn, one desk a provider
+refusals.py     what a client's words must be, and the ERROR frame that refuses them
 outbox.py       what one read makes leaves in one send
 process.py      open_worker: one OS process, its channel, only its own key
 dispatch.py     acts on the decisions: turns in, assignments out, events back

@@ -14,8 +14,8 @@ from typing import Any
 
 import trio
 
-from loopforge.drivers.errors import TurnError, WorkerLost, quote
-from loopforge.drivers.turn import LANES, MAX_ID_BYTES, Lane
+from loopforge.drivers.errors import TurnError, WorkerLost
+from loopforge.drivers.turn import MAX_ID_BYTES
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import (
     BadTurn,
@@ -25,11 +25,11 @@ from loopforge.runtime.errors import (
     ProviderDown,
     QueueFull,
     TooLarge,
-    UnknownTurn,
 )
 from loopforge.runtime.kept import KeptFramesPool, Outcome
 from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import ClientLink, Desk, DeskState, Phase, TurnRecord, Watcher
+from loopforge.runtime.refusals import MAX_TEXT, check_number, error_frame, error_header, read_lane, unknown_turn
 from loopforge.runtime.retry import Failure, GiveUp, decide
 from loopforge.runtime.router import ProviderState, route
 from loopforge.runtime.status import describe
@@ -62,8 +62,6 @@ ROOM_BYTES = 32 * 2**20
 MAX_SEQ = 2**32 - 1
 MAX_NAME_BYTES = 1024
 """Of what a client calls things: they come back in headers of ours, which have 64 KiB."""
-MAX_TEXT = 2000
-"""Characters of each text in an error's header, for the same reason."""
 MAX_REMAINING_MS = 10 * 365 * 86_400_000
 """Ten years are no deadline; in milliseconds a larger number may not fit a frame."""
 
@@ -102,10 +100,10 @@ class Dispatcher:
             known = self._is_known(client, frame, header)
             record = None if known else self._admit(header, frame.body)
         except Malformed as exc:
-            client.send(_error_frame(frame.turn, BadTurn(what=f"the turn is malformed: {exc}")))
+            client.send(error_frame(frame.turn, BadTurn(what=f"the turn is malformed: {exc}")))
             return
         except TurnError as exc:
-            client.send(_error_frame(frame.turn, exc))
+            client.send(error_frame(frame.turn, exc))
             return
         client.send(encode(FrameType.ACCEPTED, frame.turn, header=pack({"id": header["id"]})))
         watcher = Watcher(client, frame.turn, bool(frame.flags & QUIET))
@@ -120,13 +118,13 @@ class Dispatcher:
         """A client goes on with a turn by its id: kept frames after (attempt, seq), then live ones."""
         try:
             header = unpack_header(frame.header)
-            _check_number(client, frame)
+            check_number(client, frame)
             attempt, seq = (int(number) for number in header.get("after", (0, 0)))
             self._follow(header.get("id"), Watcher(client, frame.turn, bool(frame.flags & QUIET)), after=(attempt, seq))
         except (Malformed, ValueError, TypeError, OverflowError) as exc:
-            client.send(_error_frame(frame.turn, BadTurn(what=f"malformed attach: {exc}")))
+            client.send(error_frame(frame.turn, BadTurn(what=f"malformed attach: {exc}")))
         except TurnError as exc:
-            client.send(_error_frame(frame.turn, exc))
+            client.send(error_frame(frame.turn, exc))
 
     def cancel(self, client: ClientLink, frame: Frame) -> None:
         """CANCEL under the client's own turn number, or by id with number 0: then ACCEPTED or ERROR answers."""
@@ -135,10 +133,10 @@ class Dispatcher:
             by_id = frame.turn not in client.turns
             record = self._find(header.get("id")) if by_id else client.turns[frame.turn]
         except Malformed as exc:
-            client.send(_error_frame(frame.turn, BadTurn(what=f"malformed cancel: {exc}")))
+            client.send(error_frame(frame.turn, BadTurn(what=f"malformed cancel: {exc}")))
             return
         except TurnError as exc:
-            client.send(_error_frame(frame.turn, exc))
+            client.send(error_frame(frame.turn, exc))
             return
         if record is not None:
             self._cancel(record, str(header.get("why") or "cancelled by a client")[:MAX_TEXT])
@@ -157,7 +155,7 @@ class Dispatcher:
     def _is_known(self, client: ClientLink, frame: Frame, header: SubmitHeader) -> bool:
         """Whether the id names this very turn already. Raises BadTurn, IdConflict."""
         turn_id = header["id"]
-        _check_number(client, frame)
+        check_number(client, frame)
         if not 0 < len(turn_id.encode()) <= MAX_ID_BYTES:
             raise BadTurn(what=f"a turn's id is 1 to {MAX_ID_BYTES} bytes of text")
         for name in ("kind", "session", "provider", "model"):
@@ -199,7 +197,7 @@ class Dispatcher:
             hash=header["hash"],
             kind=header["kind"],
             session=header["session"],
-            lane=_lane(header["lane"]) or plan.lane,
+            lane=read_lane(header["lane"]) or plan.lane,
             plan=plan,
             target=target,
             body=body,
@@ -249,14 +247,14 @@ class Dispatcher:
                 return record
             if self._kept.outcome(turn_id) is not None:
                 return None
-        raise _unknown(turn_id)
+        raise unknown_turn(turn_id)
 
     def _follow(self, turn_id: object, watcher: Watcher, *, after: tuple[int, int]) -> None:
         """Send what is kept of the turn after that place, then whatever comes. Raises UnknownTurn."""
         record = self._find(turn_id)
         kept = self._kept.after(str(turn_id), *after)
         if kept is None:
-            raise _unknown(turn_id)
+            raise unknown_turn(turn_id)
         if kept.gap:
             watcher.client.send(encode(FrameType.GAP, watcher.number))
         for raw in kept.frames:
@@ -577,16 +575,6 @@ class Dispatcher:
         return service | describe(self.config, self.desks, list(self._turns.values()), now)
 
 
-def _lane(name: str) -> Lane | None:
-    """The lane a turn asks for, None when it leaves that to its route. Raises BadTurn."""
-    for lane in LANES:
-        if lane == name:
-            return lane
-    if name:
-        raise BadTurn(what=f"{quote(name, MAX_ID_BYTES)!r} is no lane; write one of {', '.join(LANES)}")
-    return None
-
-
 def _is_stuffed(desk: Desk) -> bool:
     return desk.worker is not None and desk.worker.channel.buffered_bytes > ROOM_BYTES
 
@@ -595,23 +583,3 @@ def _queue_item(record: TurnRecord) -> Item:
     return Item(
         id=record.place, session=record.session, lane=record.lane, size_bytes=record.size, deadline=record.deadline
     )
-
-
-def _check_number(client: ClientLink, frame: Frame) -> None:
-    if frame.turn in client.turns or frame.turn == 0:
-        raise BadTurn(what=f"the turn number {frame.turn} is in use on this connection")
-
-
-def _unknown(turn_id: object) -> UnknownTurn:
-    shown = repr(turn_id[:MAX_ID_BYTES]) if isinstance(turn_id, str) else f"of type {type(turn_id).__name__}"
-    return UnknownTurn(what=f"there is no turn with the id {shown}")
-
-
-def _error_frame(number: int, error: TurnError) -> bytes:
-    return encode(FrameType.ERROR, number, header=error_header(error))
-
-
-def error_header(error: TurnError, *, attempts: int = 0) -> bytes:
-    """ERROR's header. A text that somebody else wrote may be as long as a whole header: each is cut to MAX_TEXT."""
-    fields = {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in error.to_fields().items()}
-    return pack({"fields": fields, "attempts": attempts})

@@ -23,10 +23,11 @@ import trio
 import loopforge
 from loopforge.drivers.errors import PermissionDenied, TurnError
 from loopforge.runtime.config.values import RuntimeSettings
-from loopforge.runtime.dispatch import Dispatcher, error_header
+from loopforge.runtime.dispatch import Dispatcher
 from loopforge.runtime.errors import BadTurn, SlowConsumer, VersionMismatch
 from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import TurnRecord
+from loopforge.runtime.refusals import error_header
 from loopforge.workers.channel import BufferFull, Channel, ChannelClosed
 from loopforge.workers.framing import Frame, FrameError, encode
 from loopforge.workers.messages import PROTOCOL, FrameType, pack, unpack_header
