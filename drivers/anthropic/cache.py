@@ -10,6 +10,7 @@ from loopforge.drivers.turn import CacheMark, JsonObject
 
 MAX_MARKS: Final = 4
 Place = Literal["tools", "system", "messages"]
+_PREFIX: tuple[Place, ...] = ("tools", "system", "messages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +23,13 @@ class Mark:
 
 
 def place_marks(marks: Sequence[Mark], most: int = MAX_MARKS) -> list[str]:
-    """Write `cache_control` into the blocks; returns what could not be done. `marks`: in the order of the prefix.
+    """Write `cache_control` into the blocks; returns what could not be done. `marks` of one place: in its order.
 
     With too many of them the last tool, the last of the system text and the last ones of the conversation are kept: a
     prefix that ends later holds those that end before it.
     """
     notes = []
-    kept = _most_telling(marks, most)
+    kept = _most_telling(sorted(marks, key=lambda mark: _PREFIX.index(mark.place)), most)
     if len(kept) < len(marks):
         notes.append(f"this wire takes {most} cache marks: {len(marks) - len(kept)} earlier ones were not sent")
     short_seen = False

@@ -12,7 +12,7 @@ from loopforge.drivers.turn import CacheMark, JsonObject, Opaque
 
 @dataclass(slots=True, kw_only=True)
 class Draft(draft.Draft):
-    """`profile`: of the model that is asked. `marks`: prompt-cache marks asked for, in the order of the prefix."""
+    """`profile`: of the model that is asked. `marks`: prompt-cache marks asked for."""
 
     profile: Profile
     marks: list[Mark] = field(default_factory=list)

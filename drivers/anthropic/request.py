@@ -43,17 +43,11 @@ def build_body(turn: Turn, draft: Draft, extra_body: Mapping[str, object], versi
 
     `version`: the `anthropic-version` it goes out with.
     """
-    form = answer_form(turn, draft.profile)
-    enforced = _EnforcedSchemas(draft)
-    output: JsonObject | None = None
-    if form in ("format", "beta") and isinstance(turn.output, JsonSchema):
-        output = enforced.add(turn.output.schema, "the answer")
-        form = "prompt" if output is None else form
-    tools = _tools(turn, form, enforced, draft)
     conversation = build_conversation(turn.messages, draft)
     _check_prefill(conversation, turn, draft)
-    if conversation.prefilled and output is not None:
-        form, output = "prompt", None  # a grammar begins at the beginning
+    enforced = _EnforcedSchemas(draft)
+    form, output = _form_and_schema(turn, conversation, enforced, draft)
+    tools = _tools(turn, form, enforced, draft)
     options = (extra_body, turn.provider_options.get("anthropic", {}))
     if not tools and conversation.called and not any(option.get("tools") for option in options):
         tools = [_stub(name) for name in conversation.called]
@@ -108,6 +102,19 @@ def answer_tool(turn: Turn, profile: Profile) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def _form_and_schema(
+    turn: Turn, conversation: Conversation, enforced: _EnforcedSchemas, draft: Draft
+) -> tuple[AnswerForm, JsonObject | None]:
+    """The form that the answer is asked for in after all, with the schema that is enforced, if one is."""
+    form = answer_form(turn, draft.profile)
+    if conversation.prefilled and form != "text":
+        return "prompt", None  # a grammar begins at the beginning, and so does a call
+    if form not in ("format", "beta") or not isinstance(turn.output, JsonSchema):
+        return form, None
+    schema = enforced.add(turn.output.schema, "the answer")
+    return ("prompt", None) if schema is None else (form, schema)
 
 
 class _EnforcedSchemas:

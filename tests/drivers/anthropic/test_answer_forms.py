@@ -103,6 +103,7 @@ def test_an_answer_that_was_begun_is_not_enforced() -> None:
     body = written(model="claude-haiku-4-5", messages=messages, output=SIZE)
     assert "output_config" not in body
     assert "not enforced" in noted(model="claude-haiku-4-5", messages=messages, output=SIZE)
+    assert "tools" not in written("generic", model="m", messages=messages, output=SIZE)
 
 
 def test_what_of_a_schema_is_not_enforced_is_named() -> None:
