@@ -10,6 +10,8 @@ transport.py        the only HTTP client
 auth.py             puts the key on what leaves
 sse.py              server-sent events, sans-IO
 answer_body.py      a body as what it turns out to be: event stream or one JSON text
+answer_text.py      <think> tags, marks and leading line feeds in an answer's text
+tool_fragments.py   tool calls from their fragments
 limits.py           what headers say: rate limits, when to come back, the request's id
 error_text.py       what an error's text says, and what of it may be shown
 vendor_codes.py     error numbers of vendors that answer on several wires

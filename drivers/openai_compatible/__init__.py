@@ -10,8 +10,6 @@ echo.py           earlier reasoning, back to where it came from
 draft.py          the request while it is written: the shared Draft with its vendor
 reader.py         response bytes -> deltas: a stream or one answer, and where it ends
 answer.py         members of a chunk or message -> deltas; finish reasons
-calls.py          tool calls from their fragments
-content.py        <think> tags and marks in the text
 reasoning.py      reasoning items of gateways
 usage.py          token counts
 failures.py       error bodies -> error classes

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from loopforge.drivers import limits
+from loopforge.drivers.answer_text import AnswerText
 from loopforge.drivers.errors import ContentFiltered, DriverError, GenerationFailed, WireMismatch, quote
 from loopforge.drivers.json_values import is_portable
 from loopforge.drivers.openai_compatible import echo
-from loopforge.drivers.openai_compatible.calls import ToolCalls
-from loopforge.drivers.openai_compatible.content import ContentReader
 from loopforge.drivers.openai_compatible.failures import Asked, explain_inside, is_error
 from loopforge.drivers.openai_compatible.reasoning import ReasoningItems, details_text
 from loopforge.drivers.openai_compatible.usage import is_empty, read_usage
+from loopforge.drivers.tool_fragments import ToolCalls
 from loopforge.drivers.turn import (
     Audio,
     Delta,
@@ -69,7 +69,7 @@ class Answer:
         self._asked = asked
         self._profile = profile
         self._headers = headers
-        self._content = ContentReader(profile)
+        self._content = AnswerText(think_tags=profile.think_tags, trim=profile.trim, marks=profile.marks)
         self._calls: ToolCalls | None = None
         self._model_known = False
         self._introduced = False

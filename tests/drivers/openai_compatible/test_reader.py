@@ -9,7 +9,7 @@ import pytest
 
 from loopforge.drivers.errors import GenerationFailed
 from loopforge.drivers.openai_compatible.answer import FINISHES, MAX_KEPT
-from loopforge.drivers.openai_compatible.calls import MAX_ARGUMENTS, MAX_CALLS
+from loopforge.drivers.tool_fragments import MAX_ARGUMENTS, MAX_CALLS
 from loopforge.drivers.turn import (
     Finished,
     Limits,

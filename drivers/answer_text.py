@@ -1,6 +1,6 @@
-"""What comes as `content`: answer text, or reasoning in <think> tags in front of it. Tags and marks come in pieces.
+"""An answer's text as it streams: reasoning in <think> tags in front of it, marks and line feeds that go.
 
-For most vendors nothing of this applies and text passes as it is (`plain`).
+Tags and marks come in pieces. Where nothing of this applies, text passes as it is (`plain`).
 """
 
 from __future__ import annotations
@@ -8,22 +8,23 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from loopforge.drivers.vendors import Profile
-
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"
 _MAX_BLANKS = 1024  # white space held back in front of a tag; models that lost their way send it without end
 
 
-class ContentReader:
-    """Feed the text of `content` in order; get (is thinking, text) pieces. Holds back a few characters at most."""
+class AnswerText:
+    """Feed the text in order; get (is thinking, text) pieces. Holds back a few characters at most.
 
-    def __init__(self, profile: Profile) -> None:
-        self._marks = profile.marks
-        self._mark = re.compile("|".join(map(re.escape, profile.marks))) if profile.marks else None
-        self._trim = profile.trim
+    `think_tags`: it may begin with <think>; `trim`: leading line feeds go; `marks`: strings that go wherever they are.
+    """
+
+    def __init__(self, *, think_tags: bool = False, trim: bool = False, marks: tuple[str, ...] = ()) -> None:
+        self._marks = marks
+        self._mark = re.compile("|".join(map(re.escape, marks))) if marks else None
+        self._trim = trim
         self._state: Literal["start", "thinking", "after", "trimming", "text"]
-        self._state = "start" if profile.think_tags else "trimming" if profile.trim else "text"
+        self._state = "start" if think_tags else "trimming" if trim else "text"
         self._held = ""  # of what may be a tag
         self._held_mark = ""  # of what may be a mark
 
