@@ -15,6 +15,7 @@ status.py       what `loopforge status` shows, made of the records
 supervisor.py   ordered start, one keeper task a worker, drain, reverse stop
 listener.py     Unix socket: who may connect; one connection, many turns
 serve.py        the daemon: one configuration, one socket, signals
+journal/        turns, attempts and outcomes on disk
 client.py       open_runtime(), connect(); ask, stream, post, wait, attach, cancel
 blocking.py     the same socket without trio, for `status` and `cancel`
 events_json.py  events -> the JSON lines of `ask --json`

@@ -77,6 +77,13 @@ class Draining(TurnError):
     default_action = "post the turn again when it is back"
 
 
+class JournalFailed(TurnError):
+    """The journal could not write or read; nothing of that operation is on disk. For a new turn: it is not accepted."""
+
+    default_what = "the journal failed"
+    default_action = "see the daemon's log, then post the turn again"
+
+
 class SlowConsumer(TurnError):
     """The client read too slowly; its connection was closed."""
 

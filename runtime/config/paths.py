@@ -44,6 +44,11 @@ def config_or_presets(option: str | os.PathLike[str] | None, env: Environment) -
     return PRESETS if not option and not path.exists() else path
 
 
+def journal_path(env: Environment) -> Path:
+    """The journal's database, in a folder of its own below the home folder; lock and spare files stand beside it."""
+    return home(env) / "journal" / "journal.db"
+
+
 def server_socket(configured: str, env: Environment) -> Path:
     """Where a service listens: LOOPFORGE_SOCKET, else `configured` (`[runtime] socket`), else below the home folder.
 
