@@ -3,7 +3,8 @@
 config/         what a person wrote, checked in a short-lived child, handed over as frozen values
 router.py       pure: (turn, routes, provider states, now) -> ordered candidates, or NoRoute
 taskqueue.py    pure: lanes, fairness, slots: what starts now, or when to look again
-retry.py        pure: (error, attempts, what was relayed) -> resend, or give up
+retry.py        pure: (error, what was tried, candidates as they stand) -> resend, send elsewhere, park, or give up
+breakers.py     pure: who takes no turns for a while because too many failed there, and which turn probes
 restarts.py     pure: restart window, back-off, give up
 kept.py         frames kept for clients that come back, and the outcomes of finished turns
 records.py      what the supervisor remembers: one record a turn, one desk a provider
