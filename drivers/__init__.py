@@ -18,6 +18,8 @@ vendor_codes.py     error numbers of vendors that answer on several wires
 draft.py            a request while it is written, and its notices
 conversation.py     what every wire asks of a conversation: order, ids, arguments
 schemas.py          JSON Schemas as vendors take them
+grammars.py         JSON Schemas as Claude models enforce them
+claude_models.py    what each generation of Claude takes, as data
 json_values.py      JSON made fit for the channel
 vendors.py          profiles of the OpenAI-compatible vendors, as data
 openai_compatible/  Chat Completions

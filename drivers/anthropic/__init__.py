@@ -4,12 +4,11 @@ Wire format: https://docs.anthropic.com/en/api/messages and its streaming page, 
 was seen in traffic decided the rest. Pure: no socket, clock, environment or log.
 
 driver.py         one provider's settings, and what is done with them; open_driver
-profiles.py       what each gateway and each generation of models takes, as data
+profiles.py       what each gateway takes, as data
 request.py        a turn -> the body: thinking, sampling, tools, structured output
 messages.py       the conversation: system text, tool calls and results, what goes back as it came
 blocks.py         text, images and documents as blocks
 cache.py          which cache marks are sent
-schemas.py        JSON Schemas as this wire enforces them
 draft.py          the request while it is written: the shared Draft with its model
 reader.py         response bytes -> deltas: a stream or one answer, and where it ends
 answer.py         events, or a whole message -> deltas; stop reasons

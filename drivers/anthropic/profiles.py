@@ -1,4 +1,4 @@
-"""What each gateway behind the Messages wire takes, and each generation of Claude models, as data.
+"""What each gateway behind the Messages wire takes, as data; what each generation of Claude takes: claude_models.py.
 
 The driver reads leniently and writes strictly: what cannot be taken stands here and nowhere else. A gateway that is
 not known gets the least that all of them take. Facts: the vendors' API references and error texts as of November 2026;
@@ -11,8 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
+
+from loopforge.drivers.claude_models import claude_version, generation
 
 Vendor = Literal[
     "anthropic", "azure", "openrouter", "minimax", "deepseek", "glm", "kimi", "qwen", "ollama", "vllm", "llamacpp",
@@ -77,81 +79,6 @@ class Profile:
         """The `max_tokens` of a turn that does not say."""
         wanted = self.default_tokens if stream else min(self.default_tokens, WHOLE_TOKENS)
         return min(wanted, self.most_tokens) if self.most_tokens else wanted
-
-
-# -- generations of Claude --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """What is different from version `since` on, for families that `families` names (empty: all)."""
-
-    since: tuple[int, int]
-    families: tuple[str, ...] = ()
-    changes: Mapping[str, Any]
-
-
-def _since(major: int, minor: int, *families: str, **changes: Any) -> Generation:
-    return Generation(since=(major, minor), families=families, changes=changes)
-
-
-_OLD = {"thinking": "none", "most_tokens": 4096}
-_MANUAL = {"thinking": "manual", "sampling": "not_thinking", "forced_tools": "not_thinking", "most_tokens": 64_000}
-_ONE_SAMPLER = {**_MANUAL, "both_samplers": False}
-_EITHER = {
-    **_ONE_SAMPLER, "thinking": "either", "efforts": True, "structured": "format", "strict_tools": True,
-    "prefill": False, "most_tokens": 128_000,
-}  # fmt: skip
-_ADAPTIVE = {**_EITHER, "thinking": "adaptive", "sampling": "never", "forced_tools": "yes", "most_tokens": 0}
-_ALWAYS = {**_ADAPTIVE, "thinking": "always", "forced_tools": "no"}
-
-# The first row that fits counts: newest first, what holds for one family before what holds for all.
-_GENERATIONS = (
-    _since(0, 0, "fable", "mythos", **_ALWAYS, late_system=True),
-    _since(5, 5, "opus", **_ALWAYS, late_system=True),
-    _since(4, 8, "opus", **_ADAPTIVE, late_system=True),
-    _since(4, 7, **_ADAPTIVE),
-    _since(4, 6, **_EITHER),
-    _since(4, 5, **_ONE_SAMPLER, structured="format", strict_tools=True),
-    _since(4, 1, **{**_ONE_SAMPLER, "most_tokens": 32_000}, structured="beta"),
-    _since(4, 0, "opus", **{**_MANUAL, "most_tokens": 32_000}),
-    _since(4, 0, **_MANUAL),
-    _since(3, 7, **_MANUAL),
-    _since(3, 5, **{**_OLD, "most_tokens": 8192}),
-    _since(0, 0, **_OLD),
-)
-_UNKNOWN = _EITHER  # a name without a version on Anthropic's own wire: the generation that takes old and new forms
-
-_FAMILIES = "opus|sonnet|haiku|fable|mythos|instant"
-_CLAUDE = re.compile(
-    rf"claude-(?:(?P<first>{_FAMILIES})-)?(?:(?P<major>\d{{1,2}})(?:[-.](?P<minor>\d{{1,2}}))?(?!\d))?"
-    rf"(?:-(?P<last>{_FAMILIES}))?",
-    re.IGNORECASE,
-)
-
-
-def claude_version(model: str) -> tuple[str, tuple[int, int]] | None:
-    """Family and version that a model's name tells: claude-3-5-haiku-20241022 and claude-opus-4.5 do, "fast" does not.
-
-    A name with a family alone has version (0, 0).
-    """
-    found = _CLAUDE.search(model)
-    if found is None:
-        return None
-    family = (found["first"] or found["last"] or "").lower()
-    if found["major"] is None and not family:
-        return None
-    return family, (int(found["major"] or 0), int(found["minor"] or 0))
-
-
-def _generation(model: str) -> Mapping[str, Any]:
-    named = claude_version(model)
-    if named is None or (named[1] == (0, 0) and named[0] not in ("fable", "mythos")):
-        return _UNKNOWN
-    family, version = named
-    return next(
-        row.changes for row in _GENERATIONS if version >= row.since and (not row.families or family in row.families)
-    )
 
 
 # -- gateways ---------------------------------------------------------------------------------------------------------
@@ -222,10 +149,10 @@ _OLLAMA_PORT = 11434
 def _for_model(vendor: str, model: str) -> Profile:
     profile = PROFILES[vendor]
     if vendor in ("anthropic", "azure"):
-        return replace(profile, **_generation(model))
+        return replace(profile, **generation(model))
     if profile.claude and claude_version(model) is not None:
         # Claude behind somebody else's gateway, which takes no more than it says
-        changes = {**_generation(model), **_WITHOUT_OUTPUT_CONFIG}
+        changes = {**generation(model), **_WITHOUT_OUTPUT_CONFIG}
         return replace(profile, **changes)
     if vendor == "minimax" and _MINIMAX_FROM_M3.search(model):
         return replace(profile, thinking="adaptive", images=True)

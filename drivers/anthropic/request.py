@@ -14,15 +14,7 @@ from loopforge.drivers.anthropic.cache import MAX_MARKS, place_marks
 from loopforge.drivers.anthropic.draft import Draft
 from loopforge.drivers.anthropic.messages import Conversation, build_conversation, shortened
 from loopforge.drivers.anthropic.profiles import VERSION_WITHOUT_SAMPLING, Profile
-from loopforge.drivers.anthropic.schemas import (
-    MAX_OPTIONAL,
-    MAX_STRICT_TOOLS,
-    MAX_UNIONS,
-    CannotEnforceError,
-    Enforced,
-    as_input,
-    enforce,
-)
+from loopforge.drivers.grammars import EnforcedSchemas, as_input
 from loopforge.drivers.json_values import merge, to_json
 from loopforge.drivers.turn import Effort, JsonObject, JsonSchema, NamedTool, Tool, Turn
 
@@ -45,7 +37,7 @@ def build_body(turn: Turn, draft: Draft, extra_body: Mapping[str, object], versi
     """
     conversation = build_conversation(turn.messages, draft)
     _check_prefill(conversation, turn, draft)
-    enforced = _EnforcedSchemas(draft)
+    enforced = EnforcedSchemas(draft)
     form, output = _form_and_schema(turn, conversation, enforced, draft)
     tools = _tools(turn, form, enforced, draft)
     options = (extra_body, turn.provider_options.get("anthropic", {}))
@@ -105,7 +97,7 @@ def answer_tool(turn: Turn, profile: Profile) -> str:
 
 
 def _form_and_schema(
-    turn: Turn, conversation: Conversation, enforced: _EnforcedSchemas, draft: Draft
+    turn: Turn, conversation: Conversation, enforced: EnforcedSchemas, draft: Draft
 ) -> tuple[AnswerForm, JsonObject | None]:
     """The form that the answer is asked for in after all, with the schema that is enforced, if one is."""
     form = answer_form(turn, draft.profile)
@@ -115,37 +107,6 @@ def _form_and_schema(
         return form, None
     schema = enforced.add(turn.output.schema, "the answer")
     return ("prompt", None) if schema is None else (form, schema)
-
-
-class _EnforcedSchemas:
-    """The schemas that a request has enforced: each is looked at by itself, and all share one budget."""
-
-    def __init__(self, draft: Draft) -> None:
-        self._draft = draft
-        self._optional = self._unions = self._tools = 0
-
-    def add(self, schema: JsonObject, whose: str, *, tool: bool = False) -> JsonObject | None:
-        """The schema in the form that is enforced, None, with a notice, when it cannot be."""
-        try:
-            enforced = enforce(schema)
-            self._pay(enforced, tool=tool)
-        except CannotEnforceError as exc:
-            self._draft.note(f"the schema of {whose} is not enforced: {exc}")
-            return None
-        if enforced.loose:
-            told = ", ".join(enforced.loose[:5]) + (", …" if len(enforced.loose) > 5 else "")
-            self._draft.note(f"of the schema of {whose} this wire does not enforce {told}: the model was told in words")
-        return enforced.schema
-
-    def _pay(self, enforced: Enforced, *, tool: bool) -> None:
-        optional, unions = self._optional + enforced.optional, self._unions + enforced.unions
-        if tool and self._tools >= MAX_STRICT_TOOLS:
-            raise CannotEnforceError(f"this wire enforces those of {MAX_STRICT_TOOLS} tools")
-        if optional > MAX_OPTIONAL:
-            raise CannotEnforceError(f"this wire enforces {MAX_OPTIONAL} optional properties in all")
-        if unions > MAX_UNIONS:
-            raise CannotEnforceError(f"this wire enforces {MAX_UNIONS} choices between types in all")
-        self._optional, self._unions, self._tools = optional, unions, self._tools + tool
 
 
 # -- the conversation's frame -----------------------------------------------------------------------------------------
@@ -283,7 +244,7 @@ def _fitting(thinking: JsonObject, turn: Turn, draft: Draft) -> tuple[JsonObject
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
-def _tools(turn: Turn, form: AnswerForm, enforced: _EnforcedSchemas, draft: Draft) -> list[JsonObject]:
+def _tools(turn: Turn, form: AnswerForm, enforced: EnforcedSchemas, draft: Draft) -> list[JsonObject]:
     if not turn.tools and (isinstance(turn.tool_choice, NamedTool) or turn.tool_choice == "required"):
         raise draft.refuse("the turn forces a tool call and offers no tools", "add the tool or drop tool_choice")
     names = [tool.name for tool in turn.tools]
@@ -312,7 +273,7 @@ def _tools(turn: Turn, form: AnswerForm, enforced: _EnforcedSchemas, draft: Draf
     return tools
 
 
-def _tool(tool: Tool, enforced: _EnforcedSchemas, draft: Draft) -> JsonObject:
+def _tool(tool: Tool, enforced: EnforcedSchemas, draft: Draft) -> JsonObject:
     wire: JsonObject = {"name": tool.name}
     description = tool.description
     schema: JsonObject | None = None

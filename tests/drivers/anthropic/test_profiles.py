@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopforge.drivers.anthropic.profiles import PROFILES, claude_version, find_profile, guess_vendor
+from loopforge.drivers.anthropic.profiles import PROFILES, find_profile, guess_vendor
+from loopforge.drivers.claude_models import claude_version
 
 
 @pytest.mark.parametrize(

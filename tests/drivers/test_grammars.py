@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopforge.drivers.anthropic.schemas import CannotEnforceError, as_input, enforce
+from loopforge.drivers.grammars import CannotEnforceError, as_input, enforce
 from loopforge.drivers.simulator.anthropic_requests import check_request
 
 STRING = {"type": "string"}

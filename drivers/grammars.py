@@ -1,4 +1,4 @@
-"""JSON Schemas as this wire takes and enforces them. Pure; never changes the schema it was given.
+"""JSON Schemas as Claude models enforce them, whoever serves them. Pure; never changes the schema it was given.
 
 What is enforced is compiled to a grammar: closed objects, no recursion, and of the rules on values only types, choices
 and a few formats. A rule that it does not know would get the whole request refused, so it moves into the description,
@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from loopforge.drivers.draft import Draft
 from loopforge.drivers.schemas import CannotInlineError, as_parameters, inline_definitions
 from loopforge.drivers.turn import JsonObject
 
@@ -86,6 +87,37 @@ def _branches(schema: JsonObject) -> Iterator[JsonObject]:
     for key in ("anyOf", "oneOf", "allOf"):
         listed = schema.get(key)
         yield from (branch for branch in (listed if isinstance(listed, list) else ()) if isinstance(branch, dict))
+
+
+class EnforcedSchemas:
+    """The schemas that a request has enforced: each is looked at by itself, and all share one budget."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._optional = self._unions = self._tools = 0
+
+    def add(self, schema: JsonObject, whose: str, *, tool: bool = False) -> JsonObject | None:
+        """The schema in the form that is enforced, None, with a notice, when it cannot be."""
+        try:
+            enforced = enforce(schema)
+            self._pay(enforced, tool=tool)
+        except CannotEnforceError as exc:
+            self._draft.note(f"the schema of {whose} is not enforced: {exc}")
+            return None
+        if enforced.loose:
+            told = ", ".join(enforced.loose[:5]) + (", …" if len(enforced.loose) > 5 else "")
+            self._draft.note(f"of the schema of {whose} this wire does not enforce {told}: the model was told in words")
+        return enforced.schema
+
+    def _pay(self, enforced: Enforced, *, tool: bool) -> None:
+        optional, unions = self._optional + enforced.optional, self._unions + enforced.unions
+        if tool and self._tools >= MAX_STRICT_TOOLS:
+            raise CannotEnforceError(f"this wire enforces those of {MAX_STRICT_TOOLS} tools")
+        if optional > MAX_OPTIONAL:
+            raise CannotEnforceError(f"this wire enforces {MAX_OPTIONAL} optional properties in all")
+        if unions > MAX_UNIONS:
+            raise CannotEnforceError(f"this wire enforces {MAX_UNIONS} choices between types in all")
+        self._optional, self._unions, self._tools = optional, unions, self._tools + tool
 
 
 # -- enforcing --------------------------------------------------------------------------------------------------------
