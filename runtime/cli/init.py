@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from importlib import resources
 from pathlib import Path
@@ -10,11 +9,9 @@ from pathlib import Path
 import click
 
 from loopforge.runtime.cli.exits import CommandFailed
-from loopforge.runtime.config import paths
+from loopforge.runtime.config import on_disk, paths
 
 FOLDER_MODE = 0o700
-FILE_MODE = 0o600
-MAX_BACKUPS = 1000
 
 
 @click.command()
@@ -62,60 +59,20 @@ def _write(path: Path, data: bytes, *, replace: bool) -> None:
     Raises CommandFailed when the file exists and is not to be replaced, even if it came into being just now.
     """
     target = Path(os.path.realpath(path)) if replace else path  # a link to the real file stays a link
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        _write_new(draft, data)
+    with on_disk.draft_beside(target, data) as draft:
         if replace:
-            draft.replace(target)
-        else:
-            _place_new(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-def _place_new(draft: Path, path: Path) -> None:
-    """Give the draft its name, unless the name is taken: link() checks and acts in one step, rename() does not."""
-    try:
-        path.hardlink_to(draft)
-    except FileExistsError:
-        raise CommandFailed(
-            f"{path} exists already and stays as it is; edit it, or replace it with 'loopforge init --force'"
-        ) from None
-    except OSError:  # a file system without hard links
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        os.close(descriptor)
-        draft.replace(path)
+            on_disk.replace(draft, target)
+            return
+        try:
+            on_disk.place_new(draft, target)
+        except FileExistsError:
+            raise CommandFailed(
+                f"{path} exists already and stays as it is; edit it, or replace it with 'loopforge init --force'"
+            ) from None
 
 
 def _keep_backup(path: Path) -> Path:
-    """A copy of the file beside it, under a name that was free."""
-    if path.is_dir():
-        raise CommandFailed(f"{path} is a folder; remove it first")
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise CommandFailed(f"{path} is a link that leads nowhere; remove it first") from None
-    for number in range(1, MAX_BACKUPS):
-        backup = path.with_name(f"{path.name}.bak" if number == 1 else f"{path.name}.bak.{number}")
-        with contextlib.suppress(FileExistsError):
-            _write_new(backup, data)
-            return backup
-    raise CommandFailed(f"there are {MAX_BACKUPS} backups beside {path}; remove some")
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a file that did not exist and see it onto the disk. Raises FileExistsError."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the name, too, outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return on_disk.keep_backup(path)
+    except on_disk.CannotWrite as exc:
+        raise CommandFailed(str(exc)) from None

@@ -6,6 +6,8 @@ base_url.py   whether a URL can be used, whose API it is, whether it is on this 
 load.py       the file on disk -> a checked configuration, or every problem in it
 positions.py  on which line of a TOML text each key stands
 findings.py   problems with their lines; never repeats what may be a key
+edit.py       changes a route in the text of a file, and keeps its comments and forms
+on_disk.py    a file put in place whole or not at all, with a backup of the old one
 child.py      the same check from another process: check_in_child(), check_in_child_blocking()
 __main__.py   that other process
 values.py     the checked configuration: what the rest of the runtime reads
