@@ -11,7 +11,9 @@ records.py      what the supervisor remembers: one record a turn, one desk a pro
 refusals.py     what a client's words must be, and the ERROR frame that refuses them
 outbox.py       what one read makes leaves in one send
 process.py      open_worker: one OS process, its channel, only its own key
-dispatch.py     acts on the decisions: turns in, assignments out, events back
+ledger.py       every live turn and its one outcome: who watches it, what is kept and journalled of it
+attempts.py     where and when turns run: assignments out, what workers say, what a failed attempt becomes
+dispatch.py     what clients ask for, acted on at once: turns in, attach, cancel, drain
 status.py       what `loopforge status` shows, made of the records
 supervisor.py   ordered start, one keeper task a worker, drain, reverse stop
 listener.py     Unix socket: who may connect; one connection, many turns

@@ -11,6 +11,7 @@ import trio
 
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import Lane
+from loopforge.runtime.journal.operations import Attempt
 from loopforge.runtime.kept import KeptFrames
 from loopforge.runtime.process import WorkerHandle
 from loopforge.runtime.router import Candidate, Plan
@@ -41,12 +42,26 @@ class Watcher(NamedTuple):
     quiet: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a client's SUBMIT said of the turn's route, to ask the router again with. `provider`, `model`: or ""."""
+
+    provider: str = ""
+    model: str = ""
+    features: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    retry: bool = False
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class TurnRecord:
-    """One accepted turn. Times are seconds on the trio clock.
+    """One turn without an outcome. Times are seconds on the trio clock.
 
     `number`: the supervisor's own, also the turn number on the worker's channel. `body`: the client's packed Turn,
-    never decoded here, dropped at the outcome. `kept`: its ring of frames, from acceptance on.
+    never decoded here, dropped at the outcome. `kept`: its ring of frames, from the beginning on.
+    `accepted`: the journal has it; until then `unanswered` wait for that and nobody is told anything else.
+    `desk`: where it waits or runs; `generation`: of the desk's worker that gave it a slot.
+    `sent`: this attempt has reached a worker; `at_worker`: which has not let go of it yet.
     `relayed`: an event after `started` has gone out for this attempt.
     `cancel_why`: somebody cancelled; whatever the worker says next, the outcome is cancelled or what came before it.
     """
@@ -57,8 +72,10 @@ class TurnRecord:
     kind: str
     session: str
     lane: Lane
+    asked: Asked
     plan: Plan
     target: Candidate
+    desk: Desk
     body: bytes
     size: int
     detached: bool
@@ -67,14 +84,19 @@ class TurnRecord:
     deadline: float
     kept: KeptFrames = field(init=False)
     phase: Phase = Phase.WAITING
+    accepted: bool = False
+    unanswered: list[Watcher] = field(default_factory=list)
+    watchers: list[Watcher] = field(default_factory=list)
+    generation: int = 0
     attempt: int = 0
     seq: int = 0
-    sent_at: float = 0.0
+    noted: Attempt | None = None
+    sent: bool = False
+    at_worker: bool = False
     first_sent_at: float | None = None
     started: bool = False
     relayed: bool = False
     cancel_why: str | None = None
-    watchers: list[Watcher] = field(default_factory=list)
 
     @property
     def place(self) -> str:

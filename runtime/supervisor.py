@@ -87,13 +87,13 @@ class Supervisor:
         dispatcher = self.dispatcher
         while True:
             try:
-                wait_s = dispatcher.tick()
+                wait_s = dispatcher.attempts.tick()
             except Exception:
                 log.exception("the look at what is due failed through a bug of ours")
                 wait_s = 1.0
-            dispatcher.look_soon = trio.Event()
+            dispatcher.attempts.look_soon = trio.Event()
             with trio.move_on_after(math.inf if wait_s is None else wait_s):
-                await dispatcher.look_soon.wait()
+                await dispatcher.attempts.look_soon.wait()
                 continue
 
     # -- one worker --------------------------------------------------------------------------------------------------
@@ -121,10 +121,10 @@ class Supervisor:
         if isinstance(decision, Down):
             error = _down_error(desk, decision, why)
             log.error("%s", error)
-            self.dispatcher.provider_down(desk, decision.until, error)
+            self.dispatcher.attempts.provider_down(desk, decision.until, error)
             await trio.sleep_until(decision.until)
             desk.wanted = trio.Event()
-            self.dispatcher.provider_up(desk)
+            self.dispatcher.attempts.provider_up(desk)
             if not desk.idle:  # the router may have let a turn in since, on its own look at the clock
                 desk.wanted.set()
         else:
@@ -147,14 +147,14 @@ class Supervisor:
                         watch.why = watch.why or _exit_reason(await worker.wait_exited())
                 finally:
                     watch.why = watch.why or "it closed its channel"
-                    self.dispatcher.worker_gone(desk, watch.why)
+                    self.dispatcher.attempts.worker_gone(desk, watch.why)
             return await worker.wait_exited()  # at once: it has been reaped; above the code may have come too late
         except OSError as exc:
             watch.why = watch.why or f"it could not be started: {exc}"
         except Exception as exc:
             log.exception("worker %s was given up through a bug of ours", desk.name)
             watch.why = watch.why or f"it could not be kept: {exc}"
-        self.dispatcher.worker_gone(desk, watch.why)
+        self.dispatcher.attempts.worker_gone(desk, watch.why)
         return None
 
     async def _serve_worker(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
@@ -186,9 +186,9 @@ class Supervisor:
                         watch.ready.set()
                         watch.ready_at = trio.current_time()
                         log.info("worker %s ready (pid %d)", desk.name, worker.pid)
-                        self.dispatcher.worker_ready(desk)
+                        self.dispatcher.attempts.worker_ready(desk)
                     else:
-                        self.dispatcher.worker_frame(desk, frame)
+                        self.dispatcher.attempts.worker_frame(desk, frame)
 
     async def _watch_boot(self, worker: WorkerHandle, watch: Watch) -> None:
         with trio.move_on_after(BOOT_S):
@@ -207,7 +207,7 @@ class Supervisor:
             await trio.sleep(PING_EVERY_S)
             await trio.lowlevel.checkpoint()  # what came while this loop was late is read before it is judged
             now = trio.current_time()
-            if self.dispatcher.is_stuck(desk):
+            if self.dispatcher.attempts.is_stuck(desk):
                 watch.why = watch.why or "it did not let go of the turns that were ended"
                 worker.kill()
                 return

@@ -69,7 +69,7 @@ async def test_a_call_cancelled_after_any_tick_leaves_no_inbox_and_no_turn(
 
 async def _wait_ended(core: Core, turn_id: str) -> None:
     before = trio.current_time()
-    while turn_id in core.supervisor.dispatcher._by_id:
+    while turn_id in core.supervisor.dispatcher.ledger._by_id:
         await core.runtime.ping()
     assert trio.current_time() == before  # nobody waited for its script
 

@@ -321,9 +321,9 @@ async def test_nothing_is_left_when_all_turns_have_ended(autojump_clock: MockClo
             for i in range(60):
                 nursery.start_soon(_ask_anyway, core.runtime, i)
         dispatcher = core.supervisor.dispatcher
-        assert dispatcher._turns == {}
-        assert dispatcher._by_id == {}
-        assert dispatcher._budget.held_bytes == 0
+        assert dispatcher.ledger.live == {}
+        assert dispatcher.ledger._by_id == {}
+        assert dispatcher.ledger.budget.held_bytes == 0
         for desk in dispatcher.desks.values():
             assert (desk.running, len(desk.queue)) == ({}, 0)
             assert desk.queue.free_slots == 4

@@ -194,14 +194,14 @@ async def _all_is_well(core: Core, nursery: trio.Nursery, stranger: Stranger) ->
 
 
 def _is_live(dispatcher: Dispatcher, turn_id: str) -> bool:
-    return turn_id in dispatcher._by_id
+    return turn_id in dispatcher.ledger._by_id
 
 
 async def _nothing_left(dispatcher: Dispatcher, runtime: Runtime) -> None:
-    while dispatcher._turns or dispatcher.clients > 1:
+    while dispatcher.ledger.live or dispatcher.clients > 1:
         await runtime.ping()
         await trio.sleep(0.01)
-    assert dispatcher._by_id == {}
-    assert dispatcher._budget.held_bytes == 0
+    assert dispatcher.ledger._by_id == {}
+    assert dispatcher.ledger.budget.held_bytes == 0
     for desk in dispatcher.desks.values():
         assert (desk.running, len(desk.queue), desk.queue.free_slots) == ({}, 0, 4)

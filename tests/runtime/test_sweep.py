@@ -81,12 +81,12 @@ async def check_nothing_left(core: Core, workers: FakeWorkers) -> None:
     """Once all turns have ended: in a moment the workers have let go, too."""
     dispatcher = core.supervisor.dispatcher
     with trio.fail_after(PATIENCE_S):
-        while dispatcher._turns or any(desk.running for desk in dispatcher.desks.values()):  # noqa: ASYNC110 - nobody tells
+        while dispatcher.ledger.live or any(desk.running for desk in dispatcher.desks.values()):  # noqa: ASYNC110 - nobody tells
             await trio.sleep(1)
-    assert dispatcher._by_id == {}
-    assert (dispatcher._budget.held_bytes, dispatcher._budget._sizes) == (0, {})
-    assert dispatcher._kept.by_age == {}
-    assert dispatcher._kept._running == {}
+    assert dispatcher.ledger._by_id == {}
+    assert (dispatcher.ledger.budget.held_bytes, dispatcher.ledger.budget._sizes) == (0, {})
+    assert dispatcher.ledger.kept.by_age == {}
+    assert dispatcher.ledger.kept._running == {}
     for desk in dispatcher.desks.values():
         assert (desk.running, len(desk.queue), desk.queue.free_slots) == ({}, 0, SLOTS)
         queue = desk.queue.snapshot(trio.current_time())
@@ -180,7 +180,7 @@ async def _one_fault(fault: Fault, script: Script, ticks: int, detached: bool) -
                 await fault(core, other)
         while fault is _leave and core.supervisor.dispatcher.clients > 1:
             await core.runtime.ping()  # else the turn goes on for us, who attach to it
-        known = bool(core.supervisor.dispatcher._by_id or ledger.accepted)
+        known = bool(core.supervisor.dispatcher.ledger._by_id or ledger.accepted)
         async with core.runtime.attach("t1") as stream:
             outcome = await ledger.follow(stream)
         took_s = trio.current_time() - start
@@ -324,8 +324,8 @@ class _Player:
 def _check_books(core: Core) -> None:
     """Bytes are held for the turns that wait and for no others; what runs holds its slot."""
     dispatcher = core.supervisor.dispatcher
-    waiting = [record for record in dispatcher._turns.values() if record.phase is Phase.WAITING]
-    assert dispatcher._budget.held_bytes == sum(record.size for record in waiting)
+    waiting = [record for record in dispatcher.ledger.live.values() if record.phase is Phase.WAITING]
+    assert dispatcher.ledger.budget.held_bytes == sum(record.size for record in waiting)
     assert sum(len(desk.queue) for desk in dispatcher.desks.values()) == len(waiting)
     for desk in dispatcher.desks.values():
         assert len(desk.running) == SLOTS - desk.queue.free_slots

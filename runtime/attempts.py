@@ -1,0 +1,363 @@
+"""Where and when turns run: desks, assignments out, what workers say, and what becomes of a failed attempt.
+
+Every method is synchronous and whole. Decisions are router.py's, taskqueue.py's and retry.py's; this acts on them. A
+slot belongs to (worker generation, turn): it is free when the worker says that the attempt is over, or is dead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import trio
+
+from loopforge.drivers.errors import TurnError, WorkerLost
+from loopforge.runtime.config.values import Config
+from loopforge.runtime.errors import DeadlineExceeded, ProviderDown, QueueFull
+from loopforge.runtime.ledger import TYPE_AT, Ledger
+from loopforge.runtime.outbox import Outbox
+from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
+from loopforge.runtime.refusals import error_header
+from loopforge.runtime.retry import Failure, GiveUp, decide
+from loopforge.runtime.router import ProviderState
+from loopforge.runtime.taskqueue import Item, TaskQueue
+from loopforge.workers.channel import BufferFull, ChannelClosed
+from loopforge.workers.framing import Frame, encode, renumber
+from loopforge.workers.messages import FrameType, pack, pack_message, unpack_header
+from loopforge.workers.packing import Malformed
+
+OVERDUE_S = 2.0
+"""The worker ends a turn at its deadline; this much later the supervisor does, whatever the worker says."""
+LET_GO_S = 10.0
+"""A worker whose every turn ended that long ago, and which holds on to all of them, is beyond help."""
+ROOM_BYTES = 32 * 2**20
+"""While more than this waits for a worker to read it, turns wait in the queue, where they are bounded and told so."""
+_OVER = (FrameType.DONE, FrameType.ERROR, FrameType.CANCELLED)
+
+
+class Attempts:
+    """All desks of one running configuration, and the turns at them."""
+
+    def __init__(self, config: Config, ledger: Ledger, outbox: Outbox, *, clock: Callable[[], float]) -> None:
+        self.config = config
+        self.look_soon = trio.Event()
+        self.clock = clock
+        self._ledger = ledger
+        self._outbox = outbox
+        self._look_at: float | None = None  # when tick comes next; None: not before somebody asks
+        routed = {target.provider for route in config.routes.values() for target in route.targets}
+        self.desks = {
+            name: Desk(settings=settings, queue=TaskQueue(settings), routed=name in routed)
+            for name, settings in config.providers.items()
+        }
+        self.states = {name: ProviderState() for name in self.desks}
+
+    # -- into a queue ------------------------------------------------------------------------------------------------
+
+    def enqueue(self, record: TurnRecord, now: float) -> None:
+        """Into the first candidate's queue; when that is full and the route says `spill`, into the next one's.
+
+        Raises QueueFull of the first candidate, TooLarge.
+        """
+        full: QueueFull | None = None
+        for target in record.plan.candidates:
+            desk = self.desks[target.provider]
+            try:
+                desk.queue.offer(_queue_item(record), now)
+            except QueueFull as exc:
+                full = full or exc
+                if not record.plan.spill:
+                    break
+            else:
+                record.target, record.desk = target, desk
+                if full is not None:
+                    passed = f"{full.provider} was passed over: its queue is full"
+                    record.plan = replace(record.plan, warnings=(*record.plan.warnings, passed))
+                return
+        assert full is not None
+        raise full
+
+    def want(self, record: TurnRecord) -> None:
+        """The turn's desk has work: a running worker gets it, a stopped one is called."""
+        record.desk.wanted.set()
+        self.pump(record.desk)
+        if self._look_at is None or record.deadline < self._look_at:
+            self.look_soon.set()
+
+    def take_out(self, record: TurnRecord) -> None:
+        """The turn waits no longer and holds no slot: nothing of it has reached a worker."""
+        record.desk.queue.cancel(record.place)
+        self._free(record)
+
+    def cancel(self, record: TurnRecord, why: str) -> None:
+        """End the turn as cancelled: at once, or when its worker has let go of it."""
+        if record.phase is Phase.ENDED or record.cancel_why is not None:
+            return
+        record.cancel_why = why
+        record.deadline = min(record.deadline, self.clock())  # so `tick` ends it when the worker does not let go
+        if record.at_worker:
+            self._to_worker(record.desk, encode(FrameType.CANCEL, record.number, header=pack({"why": why})))
+        else:
+            self.take_out(record)
+            self._end_cancelled(record)
+            self.pump(record.desk)
+
+    def abandon(self, record: TurnRecord, error: TurnError) -> None:
+        """End a turn here and now, whatever its worker still does."""
+        if record.phase is Phase.ENDED:
+            return
+        if record.at_worker:
+            self._to_worker(record.desk, encode(FrameType.CANCEL, record.number, header=pack({"why": error.what})))
+        else:
+            self.take_out(record)
+        if record.cancel_why is not None:
+            self._end_cancelled(record)
+        else:
+            self.fail(record, error)
+
+    # -- what workers do ---------------------------------------------------------------------------------------------
+
+    def worker_ready(self, desk: Desk) -> None:
+        desk.state = DeskState.READY
+        desk.idle_since = self.clock()
+        self.pump(desk)
+
+    def worker_frame(self, desk: Desk, frame: Frame) -> None:
+        """One frame of the desk's present worker. Raises Malformed for one that makes no sense: it is then killed."""
+        record = desk.running.get(frame.turn)
+        if frame.type == FrameType.DELTA:
+            if record is not None and record.phase is Phase.RUNNING:  # the hot path: number, keep, pass on, unread
+                record.relayed = True
+                record.seq = frame.seq
+                raw = frame.raw
+                record.kept.append(frame.attempt, frame.seq, raw)
+                for client, number, quiet in record.watchers:
+                    if not quiet:
+                        client.send(renumber(raw, number))
+            return
+        if frame.type == FrameType.PONG:
+            header = unpack_header(frame.header)
+            desk.rss_bytes, desk.cpu_s = int(header.get("rss_bytes", 0)), float(header.get("cpu_s", 0.0))
+            return
+        if record is None or not record.at_worker:
+            return
+        if record.phase is Phase.ENDED:  # it ended here before the worker let go of it: only the slot was still its
+            if frame.type in _OVER:
+                self._free(record)
+                self.pump(desk)
+            return
+        match frame.type:
+            case FrameType.STARTED:
+                record.started = True
+                self._ledger.relay(record, frame.seq, frame.raw)
+            case FrameType.DONE:
+                self._worker_done(record, frame)
+            case FrameType.ERROR:
+                fields = unpack_header(frame.header).get("fields")
+                if not isinstance(fields, dict):
+                    raise Malformed("ERROR.fields", "missing")
+                self._attempt_failed(record, TurnError.from_fields(fields), frame.body)
+            case FrameType.CANCELLED:
+                self._free(record)
+                self._end_cancelled(record)
+                self.pump(desk)
+
+    def worker_gone(self, desk: Desk, why: str) -> None:
+        """The worker is dead and all it had sent has been read: decide each turn it had, now."""
+        desk.state = DeskState.STOPPED
+        desk.last_death = why
+        desk.rss_bytes = 0
+        desk.worker = None
+        for record in list(desk.running.values()):
+            if record.phase is Phase.ENDED:
+                self._free(record)
+            elif not record.at_worker:  # it had not been sent yet
+                self._put_back(record)
+            else:
+                lost = WorkerLost(desk.name, f"the provider's worker process died ({why}) during the turn")
+                lost.model, lost.started = record.target.model, record.relayed
+                self._attempt_failed(record, lost, b"")
+        desk.queue.release_generation(desk.generation)
+
+    def provider_down(self, desk: Desk, until: float, error: ProviderDown) -> None:
+        """No worker until then: what waits fails at once, with the time to try again."""
+        desk.state, desk.down_until, desk.down_reason = DeskState.DOWN, until, error.what
+        forever = until == math.inf
+        error.retry_after_s = None if forever else until - self.clock()
+        self.states[desk.name] = ProviderState(down_until=until, down_error=error if forever else None)
+        for item in desk.queue.drain():
+            self.fail(self._ledger.live[int(item.id)], error)
+
+    def provider_up(self, desk: Desk) -> None:
+        """Half open: the next turn starts a worker, and so probes the provider."""
+        desk.state, desk.down_reason = DeskState.STOPPED, ""
+        self.states[desk.name] = ProviderState()
+
+    def is_stuck(self, desk: Desk) -> bool:
+        """Whether all that its worker holds are turns that ended here long ago: nobody loses anything with it."""
+        latest = self.clock() - LET_GO_S
+        held = desk.running.values()
+        return bool(held) and all(record.phase is Phase.ENDED and record.deadline < latest for record in held)
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> float | None:
+        """Expire, assign, and end what is overdue. Seconds until the next look, None when nothing is live."""
+        now = self.clock()
+        next_look: float | None = now + 1.0 if self._ledger.live else None
+        for desk in self.desks.values():
+            for item in desk.queue.expire(now):
+                record = self._ledger.live[int(item.id)]
+                waited = f"the deadline passed after {now - record.accepted_at:.1f} s in the queue of {desk.name!r}"
+                self.fail(record, DeadlineExceeded(desk.name, waited))
+            for record in list(desk.running.values()):
+                if record.phase is Phase.RUNNING and now > record.deadline + OVERDUE_S:
+                    overdue = DeadlineExceeded(desk.name, "the deadline passed and the worker did not end the turn")
+                    self.abandon(record, overdue)
+            self.pump(desk)
+            if next_look is not None:
+                next_look = min(next_look, desk.queue.next_look(now))
+        self._look_at = next_look
+        return None if next_look is None else max(next_look - now, 0.001)
+
+    # -- to a worker -------------------------------------------------------------------------------------------------
+
+    def pump(self, desk: Desk) -> None:
+        """Give the desk's worker what its queue lets start now."""
+        if desk.state is DeskState.READY and len(desk.queue) and not _is_stuffed(desk):
+            for assignment in desk.queue.assign(self.clock(), generation=desk.generation):
+                self._assign(self._ledger.live[int(assignment.item.id)])
+
+    def _assign(self, record: TurnRecord) -> None:
+        """The turn has a slot: it goes to the worker once the journal knows."""
+        record.phase, record.attempt, record.seq, record.sent = Phase.RUNNING, record.attempt + 1, 0, False
+        record.desk.running[record.number] = record
+        record.generation = record.desk.generation
+        attempt = record.attempt
+
+        def send(_: object) -> None:
+            if record.phase is Phase.RUNNING and record.attempt == attempt and not record.sent:
+                self._send(record)
+
+        self._ledger.store_running(record, send)
+
+    def _send(self, record: TurnRecord) -> None:
+        """Post it to its worker; back into the queue with it, before the others, when that one's channel is full."""
+        now = self.clock()
+        header = {
+            "id": record.id,
+            "model": record.target.model,
+            "remaining_ms": max(int((record.deadline - now) * 1000), 1),
+            "thinking": record.plan.thinking,
+            "first_event_timeout_s": record.target.first_event_timeout_s,
+            "event_gap_timeout_s": record.target.event_gap_timeout_s,
+        }
+        frame = encode(FrameType.SUBMIT, record.number, attempt=record.attempt, header=pack(header), body=record.body)
+        if not self._to_worker(record.desk, frame):
+            self._put_back(record)
+            return
+        record.sent = record.at_worker = True
+        if record.first_sent_at is None:
+            record.first_sent_at = now
+        self._ledger.budget.give_back(record.place)
+
+    def _to_worker(self, desk: Desk, frame: bytes) -> bool:
+        """False when its channel is full. A closed one decides nothing: the reader's end, or the heartbeats, do."""
+        if desk.worker is not None:
+            try:
+                self._outbox.post(desk.worker.channel, frame)
+            except ChannelClosed:
+                return True
+            except BufferFull:
+                return False
+        return True
+
+    def _put_back(self, record: TurnRecord) -> None:
+        """It has not reached the worker: it waits again, and the attempt was none."""
+        self._free(record)
+        record.phase, record.attempt = Phase.WAITING, record.attempt - 1
+        record.desk.queue.put_back(_queue_item(record), self.clock())
+
+    def _free(self, record: TurnRecord) -> None:
+        """The attempt is over: its slot goes to whoever is next."""
+        desk = record.desk
+        if desk.running.pop(record.number, None) is not None:
+            desk.queue.release(record.generation, record.place)
+            desk.idle_since = self.clock()
+        record.at_worker = False
+
+    # -- the end of an attempt ---------------------------------------------------------------------------------------
+
+    def _worker_done(self, record: TurnRecord, frame: Frame) -> None:
+        header = unpack_header(frame.header)
+        header["attempts"] = record.attempt
+        header["provider"], header["model"] = record.target.provider, record.target.model
+        header["warnings"] = list(record.plan.warnings)
+        timings = dict(header.get("timings") or {})
+        timings["queued_s"] = (record.first_sent_at or record.accepted_at) - record.accepted_at
+        timings["total_s"] = self.clock() - record.accepted_at
+        header["timings"] = timings
+        self._ledger.settle(record, "done", pack(header), frame.body, seq=frame.seq, usage=header.get("usage"))
+        record.desk.outcomes["done"] += 1
+        self._free(record)  # not before: what a worker sends may make no frame
+        self.pump(record.desk)
+
+    def _attempt_failed(self, record: TurnRecord, error: TurnError, partial: bytes) -> None:
+        """One attempt ended without an answer: retry.py decides what becomes of the turn."""
+        desk = record.desk
+        self._free(record)
+        if record.cancel_why is not None:
+            self._end_cancelled(record)
+            self.pump(desk)
+            return
+        failure = Failure(
+            error=error,
+            attempt=record.attempt,
+            max_attempts=self.config.runtime.max_attempts,
+            relayed=record.relayed,
+            resend_safe=record.resend_safe,
+            deadline=record.deadline,
+        )
+        decision = decide(failure, self.clock())
+        if isinstance(decision, GiveUp):
+            self.fail(record, decision.error, partial)
+            self.pump(desk)
+            return
+        self._ledger.store_failure(record, error, {}, ambiguous=isinstance(error, WorkerLost))
+        if record.started:
+            self._ledger.restarted(record, error.what, record.target.provider)
+        record.phase, record.started, record.relayed, record.sent = Phase.WAITING, False, False, False
+        self._ledger.budget.put_back(record.place, record.size)
+        desk.queue.put_back(_queue_item(record), self.clock())
+        self.want(record)
+
+    def fail(self, record: TurnRecord, error: TurnError, partial: bytes = b"") -> None:
+        """The turn has failed. `partial`: the packed message of what had come."""
+        record.desk.outcomes["failed"] += 1
+        if not partial and record.relayed:
+            self._replay_for_quiet(record)
+        header = error_header(error, attempts=record.attempt)
+        self._ledger.settle(record, "failed", header, partial or pack_message(error.partial))
+
+    def _replay_for_quiet(self, record: TurnRecord) -> None:
+        """Clients that took no deltas get those that were kept: they make the partial answer of a lost attempt."""
+        for client, number, quiet in record.watchers:
+            if quiet:
+                for raw in record.kept.after(record.attempt, 0).frames:
+                    if raw[TYPE_AT] == FrameType.DELTA:
+                        client.send(renumber(raw, number))
+
+    def _end_cancelled(self, record: TurnRecord) -> None:
+        record.desk.outcomes["cancelled"] += 1
+        self._ledger.settle(record, "cancelled", pack({"why": record.cancel_why or "cancelled"}))
+
+
+def _is_stuffed(desk: Desk) -> bool:
+    return desk.worker is not None and desk.worker.channel.buffered_bytes > ROOM_BYTES
+
+
+def _queue_item(record: TurnRecord) -> Item:
+    return Item(
+        id=record.place, session=record.session, lane=record.lane, size_bytes=record.size, deadline=record.deadline
+    )
