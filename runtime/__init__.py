@@ -24,6 +24,7 @@ blocking.py     the same socket without trio, for `status` and `cancel`
 events_json.py  events -> the JSON lines of `ask --json`
 turn_json.py    JSON -> a Turn, for `ask --turn`
 rehearsal/      the person's routes against simulated providers
+smoke/          each provider asked for real: text, stream, tool call; the provider health report
 demo/           python -m loopforge.runtime.demo, what scripts/demo runs
 cli/            click commands, one file a family, imported lazily
 errors.py       how the runtime itself refuses or ends a turn

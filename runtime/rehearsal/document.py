@@ -16,11 +16,15 @@ def to_json(document: dict[str, Any]) -> str:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Put the document in place of the file; a reader sees the old one or the new one. Raises OSError.
+    """As `write_text`, for a document."""
+    write_text(path, to_json(document))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put the text in place of the file; a reader sees the old one or the new one. Raises OSError.
 
     A file that is none (/dev/stdout, a pipe) is written to as it is.
     """
-    text = to_json(document)
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
