@@ -1,7 +1,7 @@
 """One turn, from a driver and a transport: sends it, hands on its deltas in order, and returns the reply.
 
 Owns the order of things, the watchdogs, and what every DriverError carries when it leaves. Leaves the deadline and
-cancelling to the caller's scope, sending again to the runtime.
+cancelling to the caller's scope, sending again to the runtime: but for a signature that its own auth can better.
 """
 
 from __future__ import annotations
@@ -13,10 +13,17 @@ from typing import ParamSpec, TypeVar
 
 import trio
 
-from loopforge.drivers.errors import DriverError, ProviderUnavailable, Stalled, StreamBroken, WireMismatch
+from loopforge.drivers.errors import (
+    CredentialsRejected,
+    DriverError,
+    ProviderUnavailable,
+    Stalled,
+    StreamBroken,
+    WireMismatch,
+)
 from loopforge.drivers.fold import Fold
 from loopforge.drivers.turn import Delta, Notice, Reply, Timings, Turn
-from loopforge.drivers.wire import Auth, Driver, HttpRequest, Reader, Response, Transport
+from loopforge.drivers.wire import Auth, Driver, HttpRequest, Reader, RenewableAuth, Response, Transport
 
 # After the answer's own end its body should end, too; usage may come in between. A body read to its end leaves a
 # connection that can be used again; one that stays open is given up, for the answer is whole.
@@ -81,11 +88,15 @@ class _Attempt:
         request = self._ask_driver(self.driver.build_request, self.turn)
         reader: Reader | None = None
         with trio.CancelScope(deadline=self.began + self.watchdogs.first_event_s) as watchdog:
-            async with transport.open(await self._sign(auth, request)) as response:
-                if response.status != 200:
-                    raise await self._explain(response)
-                reader = self._ask_driver(self.driver.new_reader, self.turn, response.headers)
-                await self._read(reader, response, watchdog)
+            for is_last in (False, True):
+                async with transport.open(await self._sign(auth, request)) as response:
+                    if response.status == 200:
+                        reader = self._ask_driver(self.driver.new_reader, self.turn, response.headers)
+                        await self._read(reader, response, watchdog)
+                        break
+                    error = await self._explain(response)
+                    if not self._signs_anew(auth, error, response) or is_last:
+                        raise error
         overdue = watchdog.cancelled_caught and self.fold.finish is None
         if reader is None or (overdue and not self.events):
             raise self._overdue()
@@ -106,6 +117,14 @@ class _Attempt:
             raise
         except Exception as exc:  # noqa: BLE001 - raised again below, without its text: the key may be in it
             raise self._bug("signing the request", exc) from None
+
+    def _signs_anew(self, auth: Auth, error: DriverError, response: Response) -> bool:
+        if not isinstance(error, CredentialsRejected) or not isinstance(auth, RenewableAuth):
+            return False
+        try:
+            return auth.rejected(error, response.headers)
+        except Exception as exc:  # noqa: BLE001 - raised again below, without its text: the key may be in it
+            raise self._bug("judging a rejected key", exc) from None
 
     async def _explain(self, response: Response) -> DriverError:
         body = await response.read_all()

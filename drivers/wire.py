@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from loopforge.drivers.errors import DriverError
+from loopforge.drivers.errors import CredentialsRejected, DriverError
 from loopforge.drivers.turn import Delta, Turn
 
 
@@ -78,3 +78,14 @@ class Transport(Protocol):
 class Auth(Protocol):
     async def sign(self, request: HttpRequest) -> HttpRequest:
         """The request with its key on. Raises CredentialsRejected when there is none. May await (AWS refresh)."""
+
+
+@runtime_checkable
+class RenewableAuth(Auth, Protocol):
+    """An auth that signs with something short-lived, which a clock or a cache can make worthless before its time."""
+
+    def rejected(self, error: CredentialsRejected, headers: Mapping[str, str]) -> bool:
+        """The answer to what was signed last is `error`, which this may complete. True: sign anew and send once more.
+
+        Nothing was generated then, so that nothing is billed twice. `headers`: of the answer, lower-case names.
+        """
