@@ -8,6 +8,7 @@ run.py              driver + transport -> deltas: sends one turn
 fold.py             deltas -> the assistant's message and what a Reply needs
 transport.py        the only HTTP client
 auth.py             puts the key on what leaves
+zhipu_jwt.py        signs Zhipu's keys into short-lived tokens
 sse.py              server-sent events, sans-IO
 answer_body.py      a body as what it turns out to be: event stream or one JSON text
 answer_text.py      <think> tags, marks and leading line feeds in an answer's text

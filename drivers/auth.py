@@ -33,6 +33,7 @@ _BY_KIND: Mapping[Kind, Scheme] = {
     "openai_compatible": BEARER,
     "dashscope_native": BEARER,
     "minimax_native": BEARER,
+    "zhipu_native": BEARER,  # but keys of the form id.secret are signed: zhipu_jwt.py
     "anthropic": X_API_KEY,
     "gemini": X_GOOG_API_KEY,
 }
@@ -58,6 +59,11 @@ def open_auth(settings: ProviderSettings, key: str) -> Auth:
         )
     if wrong := _what_is_wrong(key):
         return BadKey(provider=settings.name, variable=settings.api_key_env, wrong=wrong)
+    if settings.kind == "zhipu_native":
+        from loopforge.drivers.zhipu_jwt import ZhipuJwt, split_key  # no other kind needs it
+
+        if (parts := split_key(key)) is not None:
+            return ZhipuJwt(*parts)
     return HeaderKey(scheme=scheme, key=key)
 
 
