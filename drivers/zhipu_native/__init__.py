@@ -1,0 +1,20 @@
+"""Zhipu's own wire, on open.bigmodel.cn and api.z.ai: a turn in, deltas out.
+
+Wire format: https://docs.z.ai/api-reference/llm/chat-completion and its guides on thinking, tool streams and error
+codes; what was seen in traffic decided the rest. Pure: no socket, clock, environment or log. The short-lived tokens
+that keys of the form id.secret are signed into: drivers/zhipu_jwt.py.
+
+driver.py         the driver: settings of one provider, URL, headers; open_driver
+profiles.py       what each family of models takes, as data
+request.py        a turn -> the body: thinking, sampling, tools, JSON answers
+messages.py       the conversation: roles, parts, tool calls and results, earlier reasoning
+draft.py          the request while it is written, and whose opaque data is whose
+reader.py         response bytes -> deltas: a stream or one answer, and where it ends
+answer.py         members of a chunk or message -> deltas; finish reasons
+usage.py          token counts
+failures.py       error bodies -> error classes
+"""
+
+from loopforge.drivers.zhipu_native.driver import ZhipuNative, open_driver
+
+__all__ = ["ZhipuNative", "open_driver"]
