@@ -15,6 +15,7 @@ ledger.py       every live turn and its one outcome: who watches it, what is kep
 attempts.py     where and when turns run: assignments out, what workers say, what a failed attempt becomes
 dispatch.py     what clients ask for, acted on at once: turns in, attach, cancel, drain
 status.py       what `loopforge status` shows, made of the records
+traffic.py      what a provider's own traffic says about its health: pure counts and percentiles
 supervisor.py   ordered start, one keeper task a worker, drain, reverse stop
 listener.py     Unix socket: who may connect; one connection, many turns
 serve.py        the daemon: one configuration, one socket, signals

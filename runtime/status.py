@@ -11,6 +11,7 @@ from typing import Any
 import loopforge
 from loopforge.runtime.config.values import Config, Target
 from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
+from loopforge.runtime.traffic import Traffic
 
 OUTCOMES = ("done", "failed", "cancelled")
 MAX_LIVE = 100
@@ -46,6 +47,7 @@ def memory_bytes() -> int:
 def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
     down_for_s = desk.down_until - now
     queue = desk.queue.snapshot(now)
+    traffic: Traffic | None = getattr(desk, "traffic", None)
     return {
         "name": desk.name,
         "kind": desk.settings.kind,
@@ -66,6 +68,7 @@ def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
         "rss_bytes": desk.rss_bytes,
         "cpu_s": desk.cpu_s,
         "outcomes": {name: desk.outcomes[name] for name in OUTCOMES},
+        "traffic": None if traffic is None else traffic.snapshot(now),
     }
 
 
