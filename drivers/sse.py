@@ -25,58 +25,50 @@ class SseEvent(NamedTuple):
     data: str
 
 
-class SseReader:
-    """Cuts a byte stream into events. Keeps one unfinished event, never more than `max_event_bytes` of it.
+class LineReader:
+    """Cuts a byte stream into lines of text, without their ends. Keeps one unfinished line, in bounded memory.
 
-    Bytes that are not UTF-8 become U+FFFD. Comments, which servers send to keep the connection alive, and events
-    without data yield nothing. `provider` is named in the error.
+    Bytes that are not UTF-8 become U+FFFD. `too_long`: a line beyond the bound came behind the lines returned so far;
+    nothing more can be read.
     """
 
-    def __init__(self, provider: str = "", *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._provider = provider
-        self._max = max_event_bytes
+    def __init__(self, *, max_line_bytes: int) -> None:
+        self.too_long = False
+        self._max = max_line_bytes
         self._line = bytearray()  # of the line under way; a bytearray, so that one-byte reads stay linear
-        self._name = ""
-        self._data: list[str] = []
-        self._data_size = 0
         self._after_cr = False
         self._at_start = True
-        self._too_long = False
 
-    def feed(self, data: bytes) -> list[SseEvent]:
-        """The events that `data` completes. Raises WireMismatch at a line or event beyond the bound.
-
-        Events before such a line are returned first and the error is raised by the next call, so that what a caller
-        sees does not depend on where the bytes were cut.
-        """
-        if self._too_long:
-            raise self._error()
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that `data` completes, up to one that is too long."""
+        if self.too_long:
+            return []
         if b"\r" in data or self._after_cr:
             data = self._with_line_feeds(data)
         end = data.rfind(b"\n") + 1
         if not end:
             self._line += data
-            if len(self._line) > self._max:
-                self._too_long = True
-                raise self._error()
+            self.too_long = len(self._line) > self._max
             return []
-        lines = data[:end]
+        block = data[:end]
         if self._line:
-            self._line += lines
-            lines = bytes(self._line)
+            self._line += block
+            block = bytes(self._line)
             self._line.clear()
         if end < len(data):
             self._line += data[end:]
-        events = self._read_lines(lines)
-        if not self._too_long:
-            self._too_long = len(self._line) > self._max
-        if self._too_long and not events:
-            raise self._error()
-        return events
-
-    def close(self) -> list[SseEvent]:
-        """The body ended: the event that was under way, if it had data. Raises WireMismatch as `feed` does."""
-        return self.feed(b"\n\n")
+        if len(block) > self._max and any(len(line) > self._max for line in block.split(b"\n")):
+            self.too_long = True
+            block = self._before_long_line(block)
+        else:
+            self.too_long = len(self._line) > self._max
+        text = block.decode("utf-8", "replace")
+        if self._at_start and text:
+            self._at_start = False
+            text = text.removeprefix(_BOM)
+        lines = text.split("\n")
+        lines.pop()
+        return lines
 
     def _with_line_feeds(self, data: bytes) -> bytes:
         """Every CR, LF and CRLF as one LF. A CR ends its line at once; an LF next is its tail."""
@@ -88,19 +80,51 @@ class SseReader:
             self._after_cr = True
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _read_lines(self, block: bytes) -> list[SseEvent]:
+    def _before_long_line(self, block: bytes) -> bytes:
+        kept = 0
+        for line in block.split(b"\n"):
+            if len(line) > self._max:
+                break
+            kept += len(line) + 1
+        return block[:kept]
+
+
+class SseReader:
+    """Cuts a byte stream into events. Keeps one unfinished event, never more than `max_event_bytes` of it.
+
+    Comments, which servers send to keep the connection alive, and events without data yield nothing. `provider` is
+    named in the error.
+    """
+
+    def __init__(self, provider: str = "", *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._provider = provider
+        self._max = max_event_bytes
+        self._lines = LineReader(max_line_bytes=max_event_bytes)
+        self._name = ""
+        self._data: list[str] = []
+        self._data_size = 0
+        self._too_long = False
+
+    def feed(self, data: bytes) -> list[SseEvent]:
+        """The events that `data` completes. Raises WireMismatch at a line or event beyond the bound.
+
+        Events before such a line are returned first and the error is raised by the next call, so that what a caller
+        sees does not depend on where the bytes were cut.
+        """
+        events = [] if self._too_long else self._read(self._lines.feed(data))
+        if (self._too_long or self._lines.too_long) and not events:
+            what = f"an event of the stream is larger than {self._max} bytes"
+            raise WireMismatch(self._provider, what, action="ask for a smaller answer, or check base_url and kind")
+        return events
+
+    def close(self) -> list[SseEvent]:
+        """The body ended: the event that was under way, if it had data. Raises WireMismatch as `feed` does."""
+        return self.feed(b"\n\n")
+
+    def _read(self, lines: list[str]) -> list[SseEvent]:
         """The events of whole lines. The hot loop: nearly all lines are `data: ...` or empty."""
-        if len(block) > self._max and any(len(line) > self._max for line in block.split(b"\n")):
-            self._too_long = True
-            block = self._before_long_line(block)
-        text = block.decode("utf-8", "replace")
-        if self._at_start and text:
-            self._at_start = False
-            text = text.removeprefix(_BOM)
         events: list[SseEvent] = []
         pending, name = self._data, self._name
-        lines = text.split("\n")
-        lines.pop()
         for line in lines:
             if line[:5] == "data:" or line == "data":
                 value = line[6:] if line[5:6] == " " else line[5:]
@@ -123,15 +147,3 @@ class SseReader:
                 name = line[6:].removeprefix(" ")
         self._name = name
         return events
-
-    def _before_long_line(self, block: bytes) -> bytes:
-        kept = 0
-        for line in block.split(b"\n"):
-            if len(line) > self._max:
-                break
-            kept += len(line) + 1
-        return block[:kept]
-
-    def _error(self) -> WireMismatch:
-        what = f"an event of the stream is larger than {self._max} bytes"
-        return WireMismatch(self._provider, what, action="ask for a smaller answer, or check base_url and kind")
