@@ -26,6 +26,7 @@ vendors.py          profiles of the OpenAI-compatible vendors, as data
 openai_compatible/  Chat Completions
 anthropic/          the Messages API
 gemini/             generateContent
+dashscope_native/   DashScope's own text and multimodal generation
 zhipu_native/       Zhipu's own chat completions
 simulator/          the server half of each wire, for rehearsals, tests and benchmarks
 """
