@@ -34,6 +34,7 @@ What holds for every row:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -195,7 +196,7 @@ class ResendSame:
     restarted: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SendTo:
     """Send the turn to `options[candidate]`, not before `at`. `warning`: for the reply, "" for none."""
 
@@ -205,7 +206,7 @@ class SendTo:
     restarted: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ParkUntil:
     """The turn waits until `at` for a quota's reset and then goes to `options[candidate]`."""
 
@@ -231,7 +232,31 @@ def decide(failure: Failure, now: float, *, jitter: float = 0.0) -> Decision:
     """
     if not failure.options:
         return _decide_blindly(failure, now)
-    raise NotImplementedError  # the table is filled in by the next change
+    rule, restarted = rule_for(failure.error), failure.relayed
+    if isinstance(failure.error, WorkerLost) and _is_poison(failure):
+        return GiveUp(error=_poison(failure))
+    ways = [_way(failure, index, now, jitter) for index in range(len(failure.options))]
+    if not _may_go_on(failure, rule, now):
+        return GiveUp(error=_summary(failure, ways, now))
+    own = ways[failure.current]
+    alone = _losses(failure, own.option.provider) >= SUSPECT_AFTER_LOSSES
+    if own.at <= now and rule.same in {"at once", "suspect"}:
+        return ResendSame(at=now, alone=alone, restarted=restarted)
+    others = [way for way in ways if way.index != failure.current and way.at <= now]
+    if (other := next((way for way in others if way.option.idle), None)) is not None:
+        return SendTo(other.index, now, _warning(failure), restarted=restarted)
+    if own.at <= now + SHORT_WAIT_S and own.at < failure.deadline and not own.parked:
+        return ResendSame(at=own.at, alone=alone, restarted=restarted)
+    if others:
+        return SendTo(others[0].index, now, _warning(failure), restarted=restarted)
+    soonest = min(ways, key=lambda way: way.at)
+    if not soonest.at < failure.deadline:
+        return GiveUp(error=_summary(failure, ways, now))
+    if soonest.parked:
+        return ParkUntil(soonest.index, soonest.at, restarted=restarted)
+    if soonest is own:
+        return ResendSame(at=own.at, alone=alone, restarted=restarted)
+    return SendTo(soonest.index, soonest.at, _warning(failure), restarted=restarted)
 
 
 def leave_closed(failure: Failure, now: float) -> SendTo | None:
@@ -239,7 +264,12 @@ def leave_closed(failure: Failure, now: float) -> SendTo | None:
 
     `failure.error`: what closed it. The turn itself did not fail: nothing is added to its tries.
     """
-    raise NotImplementedError  # with the table
+    ways = (_way(failure, index, now, 0.0) for index in range(len(failure.options)) if index != failure.current)
+    open_ways = [way for way in ways if way.at <= now]
+    if not open_ways or now >= failure.deadline:
+        return None
+    chosen = next((way for way in open_ways if way.option.idle), open_ways[0])
+    return SendTo(chosen.index, now, _warning(failure))
 
 
 def _decide_blindly(failure: Failure, now: float) -> Decision:
@@ -249,3 +279,201 @@ def _decide_blindly(failure: Failure, now: float) -> Decision:
     if lost and may_go_on and failure.attempt <= RESENDS_AFTER_LOSS:
         return ResendSame(at=now)
     return GiveUp(error=failure.error)
+
+
+def _may_go_on(failure: Failure, rule: Rule, now: float) -> bool:
+    if failure.attempt >= failure.max_attempts or now >= failure.deadline:
+        return False
+    if isinstance(failure.error, WorkerLost) and not failure.resend_safe:
+        return False
+    return rule.same != "no" or rule.to != "nobody"
+
+
+def _warning(failure: Failure) -> str:
+    if not rule_for(failure.error).warn:
+        return ""
+    option = failure.options[failure.current]
+    return f"{option.provider} was left for another provider: {failure.error.what}; {failure.error.action}"
+
+
+# -- when a candidate can take the turn ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """`at`: from when on the turn may be sent to `option`, math.inf for never. `parked`: that is a quota's reset.
+
+    `named`: the same, but only by times that a provider or breaker named, whether or not the turn may wait so long.
+    """
+
+    index: int
+    option: Option
+    at: float
+    parked: bool = False
+    named: float = math.inf
+
+
+def _way(failure: Failure, index: int, now: float, jitter: float) -> _Way:
+    option = failure.options[index]
+    if option.lacks or not _fits(failure, option) or _is_ruled_out(failure, option):
+        return _Way(index, option, math.inf)
+    at, named, parked = now, -math.inf, False
+    own = [attempt for attempt in failure.tries if _is_at(attempt, option)]
+    if own:
+        last, rule = own[-1], rule_for(own[-1].error)
+        like_it = sum(rule_for(attempt.error) == rule for attempt in own)
+        if rule.same == "no":
+            return _Way(index, option, math.inf)
+        named = _named_time(last, failure.wall_offset)
+        parked = rule.same == "parks"
+        at = max(now, _again_at(last, rule, like_it, named, jitter))
+        if like_it > rule.resends:
+            at = math.inf
+    if option.closed_until > now:
+        closed_rule = _FINAL if option.closed_by is None else rule_for(option.closed_by)
+        at, named = max(at, option.closed_until), max(named, option.closed_until)
+        parked = parked or closed_rule.same == "parks"
+        if closed_rule.same == "no" and option.closed_by is not None:  # waiting mends no key, and a worker that is down
+            return _Way(index, option, math.inf, named=math.inf if closed_rule.warn else named)  # fails fast
+    if parked and failure.parked_s + (at - now) > failure.park_max_s:
+        at = math.inf
+    return _Way(index, option, at, parked and at > now, math.inf if named == -math.inf else named)
+
+
+def _again_at(last: Try, rule: Rule, like_it: int, named: float, jitter: float) -> float:
+    """When the provider may have the turn again after `like_it` failures of this kind; math.inf when nobody knows."""
+    if rule.same == "parks":
+        return named + PARK_MARGIN_S if named > -math.inf else math.inf
+    if named > -math.inf and rule.same in {"waits", "backs off"}:
+        return named + min((named - last.at) * SPREAD_SHARE, MAX_SPREAD_S) * jitter
+    if rule.same in {"waits", "backs off"}:
+        full = min(FIRST_BACKOFF_S * 2.0 ** min(like_it - 1, 32), MAX_BACKOFF_S)
+        return last.at + full * (1 - JITTER_SHARE * jitter)
+    return -math.inf
+
+
+def _named_time(attempt: Try, wall_offset: float) -> float:
+    """When the provider said the turn may come again; -math.inf when it did not."""
+    if attempt.error.reset_at is not None:
+        return attempt.error.reset_at - wall_offset
+    return -math.inf if attempt.error.retry_after_s is None else attempt.at + attempt.error.retry_after_s
+
+
+def _fits(failure: Failure, option: Option) -> bool:
+    """Larger than every window that was too small; where none of those is known, than the turn's own size."""
+    too_small = [attempt for attempt in failure.tries if isinstance(attempt.error, ContextTooLong)]
+    if not too_small:
+        return True
+    windows = {(other.provider, other.model): other.window for other in failure.options}
+    known = max(windows.get((attempt.provider, attempt.model), 0) for attempt in too_small)
+    return option.window > (known or failure.size)
+
+
+def _is_ruled_out(failure: Failure, option: Option) -> bool:
+    """By what happened elsewhere: at another model of its provider, or because the turn may kill workers."""
+    for attempt in failure.tries:
+        elsewhere = attempt.provider != option.provider
+        if elsewhere:
+            if _losses(failure, attempt.provider) >= SUSPECT_AFTER_LOSSES:
+                return True
+        elif attempt.model != option.model:
+            if attempt.error.scope == "provider":
+                return True
+            if rule_for(attempt.error).to == "others" and attempt.error.scope == "turn":
+                return True
+    return False
+
+
+def _is_at(attempt: Try, option: Option) -> bool:
+    return (attempt.provider, attempt.model) == (option.provider, option.model)
+
+
+def _losses(failure: Failure, provider: str) -> int:
+    return sum(attempt.provider == provider and isinstance(attempt.error, WorkerLost) for attempt in failure.tries)
+
+
+def _is_poison(failure: Failure) -> bool:
+    """It was a suspect, went to the worker alone, and the worker died again."""
+    provider = failure.options[failure.current].provider
+    return bool(failure.tries) and failure.tries[-1].alone and _losses(failure, provider) > SUSPECT_AFTER_LOSSES
+
+
+# -- what is said when nobody is left --------------------------------------------------------------------------------
+
+
+def _poison(failure: Failure) -> TurnError:
+    error = failure.error
+    return WorkerLost(
+        error.provider,
+        f"the worker died {_losses(failure, error.provider)} times with this turn in flight, "
+        f"the last time with no other turn ({error.what})",
+        action="do not post it again as it is; the worker's log may show the line that failed",
+        model=error.model,
+        started=error.started,
+        partial=error.partial,
+    )
+
+
+def _summary(failure: Failure, ways: list[_Way], now: float) -> TurnError:
+    """The turn's error: the class and action of the most useful one, and the names of all who failed or were not asked.
+
+    Its `retry_after_s` is the first time at which somebody can take the turn, as far as one was named.
+    """
+    soonest = min(ways, key=lambda way: way.named)
+    chosen = _most_useful(failure, soonest)
+    retry_after_s = chosen.retry_after_s
+    if soonest.named < math.inf and not _is_last_word(failure):
+        retry_after_s = max(0.0, soonest.named - now)
+    candidates = _each(failure, now)
+    if len(candidates) == 1 and math.isclose(retry_after_s or 0.0, chosen.retry_after_s or 0.0, abs_tol=0.01):
+        return chosen
+    fields = chosen.to_fields()
+    if len(candidates) > 1:
+        fields["what"] = f"{chosen.what} ({', '.join(candidates)})"
+    if retry_after_s is not None:
+        fields["retry_after_s"] = retry_after_s
+        if chosen.action == chosen.next_step():
+            fields["action"] = ""  # it is made anew, with the time
+    return TurnError.from_fields(fields, failure.error.partial)
+
+
+def _is_last_word(failure: Failure) -> bool:
+    """Whatever happened before, the turn ended of this."""
+    lost_for_good = isinstance(failure.error, WorkerLost) and not failure.resend_safe
+    return lost_for_good or rule_for(failure.error) is _FINAL
+
+
+def _most_useful(failure: Failure, soonest: _Way) -> TurnError:
+    """Of whoever can take the turn first; else the last one that passes by itself; else the first, the route's own."""
+    if _is_last_word(failure):
+        return failure.error
+    errors = [attempt.error for attempt in failure.tries] or [failure.error]
+    if soonest.named < math.inf:
+        option = soonest.option
+        own = [attempt.error for attempt in failure.tries if _is_at(attempt, option)]
+        return own[-1] if own else option.closed_by or errors[-1]
+    passing = [error for error in errors if rule_for(error).same not in {"no", "parks"}]
+    return passing[-1] if passing else errors[0]
+
+
+def _each(failure: Failure, now: float) -> list[str]:
+    """One short clause a candidate: what it failed with, or why it was not asked."""
+    clauses = []
+    for index, option in enumerate(failure.options):
+        is_own_model = sum(other.provider == option.provider for other in failure.options) > 1
+        name = f"{option.provider}/{option.model}" if is_own_model else option.provider
+        own = [type(attempt.error).__name__ for attempt in failure.tries if _is_at(attempt, option)]
+        if not own and index == failure.current:
+            own = [type(failure.error).__name__]
+        if own:
+            clauses.append(f"{name}: {' and '.join(_counted(own))}")
+        elif option.lacks:
+            clauses.append(f"{name}: cannot carry {', '.join(sorted(option.lacks))}")
+        elif option.closed_until > now:
+            why = type(option.closed_by).__name__ if option.closed_by else "closed"
+            clauses.append(f"{name}: not asked, {why} before")
+    return clauses
+
+
+def _counted(names: list[str]) -> list[str]:
+    return [name if count == 1 else f"{name} {count} times" for name, count in Counter(names).items()]
