@@ -21,6 +21,9 @@ listener.py     Unix socket: who may connect; one connection, many turns
 serve.py        the daemon: one configuration, one socket, signals
 journal/        turns, attempts and outcomes on disk
 client.py       open_runtime(), connect(); ask, stream, post, wait, attach, cancel
+stream.py       what a client reads of one turn: its frames, and the events they stand for
+submission.py   a turn as a client posts it
+body_error.py   keeps a nursery of ours from wrapping what the caller's block raises
 blocking.py     the same socket without trio, for `status` and `cancel`
 events_json.py  events -> the JSON lines of `ask --json`
 turn_json.py    JSON -> a Turn, for `ask --turn`

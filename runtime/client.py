@@ -10,40 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import trio
 
 import loopforge
-from loopforge.drivers.errors import TurnError
-from loopforge.drivers.fold import Fold
-from loopforge.drivers.turn import (
-    Accepted,
-    Audio,
-    Cancelled,
-    Document,
-    Done,
-    Event,
-    Failed,
-    Gap,
-    Image,
-    JsonSchema,
-    Part,
-    Reply,
-    Restarted,
-    Started,
-    Timings,
-    ToolResult,
-    Turn,
-)
+from loopforge.drivers.errors import PermissionDenied, TurnError
+from loopforge.drivers.turn import Reply, Turn
+from loopforge.runtime.body_error import BodyError
 from loopforge.runtime.config import paths
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import (
@@ -53,176 +33,99 @@ from loopforge.runtime.errors import (
     QueueFull,
     SlowConsumer,
     TooLarge,
-    TurnCancelled,
+    UnknownTurn,
+    VersionMismatch,
 )
+from loopforge.runtime.stream import OUTCOMES, EventStream, Inbox, again
+from loopforge.runtime.submission import submit_header, with_id
 from loopforge.workers.channel import BufferFull, Channel, ChannelClosed
 from loopforge.workers.framing import MAX_FRAME_BYTES, Frame, FrameError, encode
-from loopforge.workers.messages import (
-    PROTOCOL,
-    FrameType,
-    body_hash,
-    pack,
-    pack_turn,
-    unpack,
-    unpack_delta,
-    unpack_header,
-    unpack_message,
-    unpack_reply,
-)
+from loopforge.workers.messages import PROTOCOL, FrameType, pack, pack_turn, unpack, unpack_header
 from loopforge.workers.packing import Malformed
 
 QUIET = 1
-MAX_UNREAD_BYTES = 8 * 2**20
-"""Events of one stream that nobody has read yet; above it that stream alone fails with SlowConsumer."""
 WELCOME_S = 10.0
 """A service whose loop is healthy answers within milliseconds, however busy its workers are."""
 CONNECT_AGAIN_S = 0.05
+RECONNECT_S = 30.0
+"""How long a lost service is looked for: it holds the turns of a client that is away for as long (reattach_grace_s)."""
+MAX_RECONNECT_PAUSE_S = 1.0
 MAX_POSTED = 10_000
 """Posted turns whose outcomes this connection keeps for `wait`; an older one is asked for by its id."""
 
-_OUTCOMES = frozenset({FrameType.DONE, FrameType.ERROR, FrameType.CANCELLED})
-_BYTES_PER_TOKEN = 4
+_FOR_GOOD = (PermissionDenied, VersionMismatch, SlowConsumer)  # another connection would end the same way
 
 
-class _Inbox:
-    """The frames of one turn that have come and nobody has read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Where a service is, how long it is looked for when it is lost, and who is told of that."""
 
-    def __init__(self) -> None:
-        self._frames: deque[Frame] = deque()
-        self._bytes = 0
-        self._news = trio.Event()
-        self._error: TurnError | None = None
-        self._ended = trio.Event()
+    path: Path
+    reconnect_s: float
+    on_lost: Callable[[TurnError], None] | None = None
 
-    def put(self, frame: Frame) -> None:
-        if self._error is None:
-            self._frames.append(frame)
-            self._bytes += len(frame.raw)
-            if self._bytes > MAX_UNREAD_BYTES and len(self._frames) > 1 and frame.type not in _OUTCOMES:
-                self.fail(SlowConsumer(what="the events of this turn were not read"))
-            self._news.set()
-            if frame.type in _OUTCOMES:
-                self._ended.set()
-
-    def fail(self, error: TurnError) -> None:
-        """What has come can still be read; then this is raised."""
-        self._error = self._error or error
-        self._news.set()
-        self._ended.set()
-
-    async def wait_whole(self) -> _Inbox:
-        """All frames up to the outcome, in an inbox of the caller's own: several may wait for one turn."""
-        await self._ended.wait()
-        copy = _Inbox()
-        copy._frames, copy._error = deque(self._frames), self._error
-        return copy
-
-    async def get(self) -> Frame:
-        """The next frame. Raises the error that ended the connection or the stream."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._frames:
-            if self._error is not None:
-                raise _again(self._error)
-            if self._news.is_set():
-                self._news = trio.Event()
-            await self._news.wait()
-        frame = self._frames.popleft()
-        self._bytes -= len(frame.raw)
-        return frame
+    async def redial(self, give_up_at: float) -> socket.socket:
+        """A new socket to it. Raises ConnectionLost when there is none until that time."""
+        pause_s = CONNECT_AGAIN_S
+        while True:
+            try:
+                return await _dial(self.path)
+            except ConnectionLost:
+                if trio.current_time() + pause_s >= give_up_at:
+                    raise
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_RECONNECT_PAUSE_S)
 
 
-class EventStream:
-    """Iterate over one turn's events; the last is Done, Failed or Cancelled.
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A turn number in use. `turn_id`: "" for a question, which does not outlive its connection.
 
-    `id`: the turn's. `position`: (attempt, seq) of the last event read, where `attach` would go on.
+    `submit`: the frame that posts the turn, until it is accepted. `resumed`: asked for again on a later connection.
     """
 
-    def __init__(self, turn_id: str, inbox: _Inbox) -> None:
-        self.id = turn_id
-        self.position = (0, 0)
-        self.ended = False
-        self._inbox = inbox
-        self._fold = Fold()
-
-    def __aiter__(self) -> EventStream:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self.ended:
-            raise StopAsyncIteration
-        try:
-            frame = await self._inbox.get()
-        except TurnError as exc:  # of the connection or the stream; a copy, for each stream has its own partial answer
-            raise TurnError.from_fields(exc.to_fields(), self._fold.partial()) from exc
-        if frame.attempt:
-            self.position = (frame.attempt, frame.seq)
-        self.ended = frame.type in _OUTCOMES
-        return self._read(frame)
-
-    async def reply(self) -> Reply:
-        """Read on to the outcome. Raises the TurnError that it is, TurnCancelled among them."""
-        async for event in self:
-            match event:
-                case Done(reply):
-                    return reply
-                case Failed(error):
-                    raise error
-                case Cancelled(why):
-                    raise TurnCancelled(what=why or TurnCancelled.default_what)
-        raise TurnCancelled(what="the outcome has been read already")
-
-    def _read(self, frame: Frame) -> Event:
-        match frame.type:
-            case FrameType.DELTA:
-                delta = unpack_delta(frame.body)
-                self._fold.add(delta)
-                return delta
-            case FrameType.ACCEPTED:
-                return Accepted(str(unpack_header(frame.header)["id"]))
-            case FrameType.STARTED:
-                header = unpack_header(frame.header)
-                self._fold = Fold()
-                return Started(header["provider"], header["model"], frame.attempt)
-            case FrameType.RESTARTED:
-                header = unpack_header(frame.header)
-                return Restarted(header["why"], header["provider"])
-            case FrameType.GAP:
-                return Gap()
-            case FrameType.DONE:
-                return Done(_whole_reply(frame))
-            case FrameType.CANCELLED:
-                return Cancelled(str(unpack_header(frame.header).get("why", "")))
-            case FrameType.ERROR:
-                partial = unpack_message(frame.body) or self._fold.partial()
-                return Failed(TurnError.from_fields(unpack_header(frame.header)["fields"], partial))
-        raise Malformed("", f"the service sent a frame of type {frame.type}; restart the service")
+    inbox: Inbox = field(default_factory=Inbox)
+    turn_id: str = ""
+    flags: int = 0
+    submit: bytes = b""
+    resumed: bool = False
+    accepted: bool = False
 
 
 class Runtime:
-    """A connection to a service, or to the runtime inside this process. Made by `connect` and `open_runtime`."""
+    """A connection to a service, or to the runtime inside this process. Made by `connect` and `open_runtime`.
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._inboxes: dict[int, _Inbox] = {}
-        self._posted: OrderedDict[str, tuple[int, _Inbox]] = OrderedDict()
+    A connection along a `line` that is lost is made again: turns go on where they were, what was posted meanwhile is
+    posted then.
+    """
+
+    def __init__(self, line: Line | None = None) -> None:
+        self._channel: Channel | None = None  # None while there is no connection
+        self._line = line
+        self._open: dict[int, _Open] = {}
+        self._posted: OrderedDict[str, tuple[int, Inbox]] = OrderedDict()
         self._next_number = 1
         self._lost: TurnError | None = None
+        self._welcomes = 0
 
-    async def ask(self, turn: Turn) -> Reply:
-        """Post a turn and wait for its reply. Raises TurnError; cancelling this call cancels the turn."""
-        async with self._following(turn, flags=QUIET) as events:
+    async def ask(self, turn: Turn, *, retry: bool = False) -> Reply:
+        """Post a turn and wait for its reply. Raises TurnError; cancelling this call cancels the turn.
+
+        The same turn posted twice under one id is served once. `retry`: when it failed or was cancelled, try again.
+        """
+        async with self._following(turn, flags=QUIET, retry=retry) as events:
             return await events.reply()
 
     @asynccontextmanager
-    async def stream(self, turn: Turn) -> AsyncIterator[EventStream]:
+    async def stream(self, turn: Turn, *, retry: bool = False) -> AsyncIterator[EventStream]:
         """Post a turn and iterate over its events. Leaving the block early cancels the turn, unless it is detached."""
-        async with self._following(turn, flags=0) as events:
+        async with self._following(turn, flags=0, retry=retry) as events:
             yield events
 
-    async def post(self, turn: Turn) -> str:
+    async def post(self, turn: Turn, *, retry: bool = False) -> str:
         """Post a turn and go on; returns its id once it is accepted. Raises TurnError when it is not."""
-        turn = _with_id(turn)
-        number, inbox = self._submit(turn, QUIET)
+        turn = with_id(turn)
+        number, inbox = self._submit(turn, QUIET, retry=retry)
         try:
             first = await inbox.get()
         except trio.Cancelled:  # nobody will ask for it: whether it was accepted is not known
@@ -233,7 +136,7 @@ class Runtime:
         self._posted[turn.id] = (number, inbox)
         if len(self._posted) > MAX_POSTED:
             _, (oldest, _) = self._posted.popitem(last=False)
-            self._inboxes.pop(oldest, None)
+            self._open.pop(oldest, None)
         return turn.id
 
     async def wait(self, turn_id: str) -> Reply:
@@ -253,11 +156,11 @@ class Runtime:
         self, turn_id: str, *, after: tuple[int, int] = (0, 0), quiet: bool = False
     ) -> AsyncIterator[EventStream]:
         """Follow a turn that runs already, from behind `after` = (attempt, seq) on. Leaving cancels nothing."""
-        number, inbox = self._open_inbox()
-        header = pack({"id": turn_id, "after": list(after)})
+        opened = _Open(turn_id=turn_id, flags=QUIET if quiet else 0)
+        opened.inbox.position = after
+        number = self._begin(opened, _attach_frame)
         try:
-            self._send(encode(FrameType.ATTACH, number, flags=QUIET if quiet else 0, header=header))
-            yield EventStream(turn_id, inbox)
+            yield EventStream(turn_id, opened.inbox)
         finally:
             self._forget(number)
 
@@ -276,9 +179,9 @@ class Runtime:
         return status
 
     @asynccontextmanager
-    async def _following(self, turn: Turn, *, flags: int) -> AsyncIterator[EventStream]:
-        turn = _with_id(turn)
-        number, inbox = self._submit(turn, flags)
+    async def _following(self, turn: Turn, *, flags: int, retry: bool) -> AsyncIterator[EventStream]:
+        turn = with_id(turn)
+        number, inbox = self._submit(turn, flags, retry=retry)
         events = EventStream(turn.id, inbox)
         try:
             yield events
@@ -294,234 +197,224 @@ class Runtime:
             with contextlib.suppress(TurnError):
                 self._send(encode(FrameType.CANCEL, number, header=pack({"why": "its client left the turn"})))
 
-    def _submit(self, turn: Turn, flags: int) -> tuple[int, _Inbox]:
+    def _submit(self, turn: Turn, flags: int, *, retry: bool) -> tuple[int, Inbox]:
         try:
             body = pack_turn(turn)
-            header = _submit_header(turn, body)
+            header = submit_header(turn, body, retry=retry)
         except (ValueError, OverflowError, TypeError, RecursionError) as exc:
             raise BadTurn(
                 what=f"the turn cannot be sent: {exc}", action="look at its texts, schemas, options and deadline_s"
             ) from exc
         if len(body) + len(header) > MAX_FRAME_BYTES - 1024:
             raise TooLarge(what=f"the turn has {len(body) / 2**20:.1f} MiB")
-        number, inbox = self._open_inbox()
+        opened = _Open(turn_id=turn.id, flags=flags)
+
+        def frame(number: int, opened: _Open) -> bytes:
+            opened.submit = encode(FrameType.SUBMIT, number, flags=flags, header=header, body=body)
+            return opened.submit
+
+        return self._begin(opened, frame), opened.inbox
+
+    def _begin(self, opened: _Open, frame: Callable[[int, _Open], bytes]) -> int:
+        """Open a turn number and send its first frame; without a connection that is done by the next one."""
+        number = self._next_number
+        self._next_number += 1
+        self._open[number] = opened
         try:
-            self._send(encode(FrameType.SUBMIT, number, flags=flags, header=header, body=body))
+            first = frame(number, opened)
+            if self._channel is not None or self._lost is not None:
+                self._send(first)
         except BaseException:
             self._forget(number)
             raise
-        return number, inbox
+        return number
 
     async def _request(self, kind: FrameType, header: bytes = b"") -> Frame:
-        number, inbox = self._open_inbox()
+        opened = _Open()
+        if self._channel is None and self._lost is None:
+            raise ConnectionLost(what="there is no connection to the service at the moment")
+        number = self._begin(opened, lambda number, _: encode(kind, number, header=header))
         try:
-            self._send(encode(kind, number, header=header))
-            frame = await inbox.get()
+            frame = await opened.inbox.get()
         finally:
             self._forget(number)
         if frame.type == FrameType.ERROR:
             raise TurnError.from_fields(unpack_header(frame.header)["fields"])
         return frame
 
-    def _open_inbox(self) -> tuple[int, _Inbox]:
-        number, inbox = self._next_number, _Inbox()
-        self._next_number += 1
-        self._inboxes[number] = inbox
-        return number, inbox
-
     def _forget(self, number: int) -> None:
-        self._inboxes.pop(number, None)
+        self._open.pop(number, None)
 
     def _send(self, frame: bytes) -> None:
         """Raises the error that ended the connection, QueueFull when the service does not read."""
         if self._lost is not None:
-            raise _again(self._lost)
+            raise again(self._lost)
+        if self._channel is None:
+            raise ConnectionLost
         try:
             self._channel.post(frame)
         except ChannelClosed:
-            raise ConnectionLost from None
+            if self._line is None:
+                raise ConnectionLost from None
         except BufferFull as exc:
             raise QueueFull(what=f"the service does not read: {exc}", action="post the turn again later") from None
 
-    async def _read(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Hand frames to their turns until the connection ends; then every open turn learns why."""
-        error: TurnError = ConnectionLost()
-        try:
-            while frames := await self._channel.receive():
-                for frame in frames:
-                    if frame.turn:
-                        if (inbox := self._inboxes.get(frame.turn)) is not None:
-                            inbox.put(frame)
-                            if frame.type in _OUTCOMES:
-                                del self._inboxes[frame.turn]
-                    elif frame.type == FrameType.WELCOME:
-                        task_status.started()
-                    elif frame.type == FrameType.ERROR:
-                        error = TurnError.from_fields(unpack_header(frame.header)["fields"])
-        except (FrameError, Malformed) as exc:
-            error = ConnectionLost(what=f"the service sent something else than frames: {exc}")
+    # -- the connection ----------------------------------------------------------------------------------------------
+
+    async def _stay_connected(self, sock: socket.socket, *, task_status: trio.TaskStatus[None]) -> None:
+        """Hand frames to their turns until the service is lost for good; then every open turn learns why."""
+        error = await self._converse(sock, task_status.started)
+        if self._line is not None and self._welcomes:
+            error = await self._reconnect(self._line, error)
         self._lost = error
-        for inbox in self._inboxes.values():
-            inbox.fail(error)
-        self._inboxes.clear()
+        for opened in self._open.values():
+            opened.inbox.fail(error)
+        self._open.clear()
+
+    async def _reconnect(self, line: Line, error: TurnError) -> TurnError:
+        """Connect again, as often as the service comes back in time. The error that ends that."""
+        give_up_at = trio.current_time() + line.reconnect_s
+        while not isinstance(error, _FOR_GOOD) and trio.current_time() < give_up_at:
+            self._end_questions(error)
+            if line.on_lost is not None:
+                line.on_lost(error)
+            try:
+                sock = await line.redial(give_up_at)
+            except ConnectionLost:
+                break
+            before = self._welcomes
+            error = await self._converse(sock, self._resume)
+            if self._welcomes > before:
+                give_up_at = trio.current_time() + line.reconnect_s
+        return error
+
+    async def _converse(self, sock: socket.socket, welcomed: Callable[[], None]) -> TurnError:
+        """One connection, to its end; closes `sock`. Why it ended."""
+        channel = Channel(sock)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(channel.run)
+                hello = {"protocol": PROTOCOL, "version": loopforge.__version__, "pid": os.getpid()}
+                channel.post(encode(FrameType.HELLO, header=pack(hello)))
+                error = await self._read(channel, welcomed)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._channel = None
+            with trio.CancelScope(shield=True):  # short: closing a socket does not wait
+                await channel.aclose()
+        return error
+
+    async def _read(self, channel: Channel, welcomed: Callable[[], None]) -> TurnError:
+        error: TurnError = ConnectionLost()
+        with trio.move_on_after(WELCOME_S) as patience:
+            try:
+                while frames := await channel.receive():
+                    for frame in frames:
+                        if frame.turn:
+                            self._deliver(frame)
+                        elif frame.type == FrameType.WELCOME:
+                            patience.deadline = float("inf")
+                            self._channel = channel
+                            self._welcomes += 1
+                            welcomed()
+                        elif frame.type == FrameType.ERROR:
+                            error = TurnError.from_fields(unpack_header(frame.header)["fields"])
+            except (FrameError, Malformed) as exc:
+                error = ConnectionLost(what=f"the service sent something else than frames: {exc}")
+        if patience.cancelled_caught:
+            error = ConnectionLost(what=f"the service does not answer within {WELCOME_S:g} s")
+        return error
+
+    def _deliver(self, frame: Frame) -> None:
+        if (opened := self._open.get(frame.turn)) is None:
+            return
+        if frame.type == FrameType.ACCEPTED:
+            opened.submit = b""
+            if opened.resumed and opened.accepted:
+                return  # posted twice, because nobody could tell whether the first one had arrived
+            opened.accepted = True
+        if frame.type in OUTCOMES:
+            del self._open[frame.turn]
+            if opened.resumed and frame.type == FrameType.ERROR and _class_of(frame) == UnknownTurn.__name__:
+                opened.inbox.fail(ConnectionLost(what="the service was restarted and does not know this turn any more"))
+                return
+        opened.inbox.put(frame)
+
+    def _resume(self) -> None:
+        """On a new connection: what was not accepted is posted again, the same id is served once; the rest goes on."""
+        for number, opened in self._open.items():
+            opened.resumed = True
+            with contextlib.suppress(TurnError):
+                self._send(opened.submit or _attach_frame(number, opened))
+
+    def _end_questions(self, error: TurnError) -> None:
+        for number, opened in list(self._open.items()):
+            if not opened.turn_id:
+                del self._open[number]
+                opened.inbox.fail(error)
 
 
-def _again(error: TurnError) -> TurnError:
-    """A copy: one error raised in several tasks would grow all their tracebacks."""
-    return TurnError.from_fields(error.to_fields(), error.partial)
+def _attach_frame(number: int, opened: _Open) -> bytes:
+    header = pack({"id": opened.turn_id, "after": list(opened.inbox.position)})
+    return encode(FrameType.ATTACH, number, flags=opened.flags, header=header)
 
 
-def _submit_header(turn: Turn, body: bytes) -> bytes:
-    """Raises ValueError, OverflowError, TypeError."""
-    return pack({
-        "id": turn.id,
-        "hash": body_hash(body),
-        "kind": turn.kind,
-        "session": turn.session,
-        "lane": turn.lane or "",
-        "remaining_ms": None if turn.deadline_s is None else max(int(turn.deadline_s * 1000), 0),
-        "features": sorted(_features(turn)),
-        "size": len(body) // _BYTES_PER_TOKEN,
-        "provider": turn.provider,
-        "model": turn.model,
-        "detached": turn.detached,
-        "resend_safe": True,
-    })  # fmt: skip
-
-
-def _with_id(turn: Turn) -> Turn:
-    return turn if turn.id else replace(turn, id=f"t{secrets.token_hex(8)}")
-
-
-def _features(turn: Turn) -> set[str]:
-    """What the turn asks of a route, for SUBMIT's header."""
-    features = {"tools"} if turn.tools else set()
-    if isinstance(turn.output, JsonSchema):
-        features.add("schema")
-    if turn.thinking not in (None, "off"):
-        features.add("thinking")
-    for message in turn.messages:
-        for part in message.content:
-            features |= _part_features(part)
-    return features
-
-
-def _part_features(part: Part) -> set[str]:
-    match part:
-        case Image():
-            return {"images"}
-        case Document():
-            return {"documents"}
-        case Audio():
-            return {"audio"}
-        case ToolResult(content=content):
-            return set().union(*(_part_features(inner) for inner in content))
-    return set()
-
-
-def _whole_reply(frame: Frame) -> Reply:
-    """The worker's reply with what the supervisor added in the header."""
-    header = unpack_header(frame.header)
-    reply = unpack_reply(frame.body)
-    timings = header.get("timings", {})
-    return replace(
-        reply,
-        attempts=header.get("attempts", 1),
-        provider=header.get("provider", reply.provider),
-        model=header.get("model", reply.model),
-        warnings=(*reply.warnings, *header.get("warnings", ())),
-        timings=Timings(
-            queued_s=timings.get("queued_s", 0.0),
-            first_token_s=timings.get("first_token_s"),
-            total_s=timings.get("total_s", 0.0),
-        ),
-    )
+def _class_of(frame: Frame) -> str:
+    return str(unpack_header(frame.header).get("fields", {}).get("class", ""))
 
 
 # -- opening ---------------------------------------------------------------------------------------------------------
 
 
-class _BodyError:
-    """Carries the caller's own exception past the nursery: it leaves as itself, not inside a group.
-
-    A Cancelled, or a group of nothing else, is not the caller's own: what stands beside it says what went wrong.
-    """
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _tb: TracebackType | None) -> None:
-        cancelled = isinstance(exc, trio.Cancelled) or _is_all_cancelled(exc)
-        self.error = None if cancelled else exc
-
-    def is_all_of(self, group: BaseExceptionGroup[BaseException]) -> bool:
-        """Whether nothing else went wrong: a crash of ours is not hidden behind what the caller made of it."""
-        if self.error is None:
-            return False
-        own = {id(leaf) for leaf in _leaves(self.error)}  # nurseries make groups anew; what is in them stays
-        return _is_all_cancelled(group.split(lambda exc: id(exc) in own)[1])
-
-
-def _leaves(exc: BaseException) -> list[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for inner in exc.exceptions for leaf in _leaves(inner)]
-    return [exc]
-
-
-def _is_all_cancelled(exc: BaseException | None) -> bool:
-    return exc is None or (isinstance(exc, BaseExceptionGroup) and exc.split(trio.Cancelled)[1] is None)
-
-
 @asynccontextmanager
-async def _over(sock: socket.socket) -> AsyncIterator[Runtime]:
+async def _over(sock: socket.socket, line: Line | None = None) -> AsyncIterator[Runtime]:
     """A runtime over a connected socket; closes it. Raises TurnError when the other side turns us away."""
-    channel = Channel(sock)
-    runtime = Runtime(channel)
-    body = _BodyError()
+    runtime = Runtime(line)
+    body = BodyError()
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(channel.run)
-            hello = {"protocol": PROTOCOL, "version": loopforge.__version__, "pid": os.getpid()}
-            channel.post(encode(FrameType.HELLO, header=pack(hello)))
             with body:
-                with trio.move_on_after(WELCOME_S) as patience:
-                    try:
-                        await nursery.start(runtime._read)  # noqa: SLF001 - the constructor
-                    except RuntimeError:  # _read returned without started(): the service hung up before WELCOME
-                        raise runtime._lost or ConnectionLost() from None  # noqa: SLF001
-                if patience.cancelled_caught:
-                    raise ConnectionLost(what=f"the service does not answer within {WELCOME_S:g} s")
+                try:
+                    await nursery.start(runtime._stay_connected, sock)  # noqa: SLF001 - the constructor
+                except RuntimeError:  # it returned without started(): the service hung up before WELCOME
+                    raise runtime._lost or ConnectionLost() from None  # noqa: SLF001
                 yield runtime
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         if not body.is_all_of(group):
             raise
-    finally:
-        with trio.CancelScope(shield=True):  # short: closing a socket does not wait
-            await channel.aclose()
     if body.error is not None:  # raised here, it keeps its own cause and context
         raise body.error
 
 
 @asynccontextmanager
-async def connect(socket_path: str | Path | None = None) -> AsyncIterator[Runtime]:
-    """A connection to the running service.
+async def connect(
+    socket_path: str | Path | None = None,
+    *,
+    reconnect_s: float = RECONNECT_S,
+    on_lost: Callable[[TurnError], None] | None = None,
+) -> AsyncIterator[Runtime]:
+    """A connection to the running service, made again when it is lost: see Runtime.
 
+    `reconnect_s`: how long a lost service is looked for, 0 not at all. `on_lost`: told each time, and why.
     `socket_path`: None looks in the usual places (LOOPFORGE_SOCKET, [runtime] socket, $LOOPFORGE_HOME/run,
     /run/loopforge). Raises ConnectionLost when no service answers, PermissionDenied, VersionMismatch.
     """
     path = Path(socket_path or paths.client_socket(paths.config_path(None, os.environ), os.environ))
+    line = Line(path=path, reconnect_s=reconnect_s, on_lost=on_lost)
+    async with _over(await _dial(path), line) as runtime:
+        yield runtime
+
+
+async def _dial(path: Path) -> socket.socket:
+    """Raises ConnectionLost."""
     sock = socket.socket(socket.AF_UNIX)
     try:
         await _connect(sock, path)
     except BaseException:
         sock.close()
         raise
-    async with _over(sock) as runtime:
-        yield runtime
+    return sock
 
 
 async def _connect(sock: socket.socket, path: Path) -> None:
@@ -554,7 +447,7 @@ async def open_runtime(config: Config | str | Path | None = None) -> AsyncIterat
 
     checked = config if isinstance(config, Config) else await load_config(config)
     supervisor = Supervisor(config=checked)
-    body = _BodyError()
+    body = BodyError()
     try:
         async with trio.open_nursery() as nursery:
             with body:

@@ -22,7 +22,8 @@ from loopforge.drivers.errors import TurnError
 from loopforge.drivers.turn import Cancelled, Done, Event, Failed, Outcome, Turn
 from loopforge.runtime.cli.answer import Printer
 from loopforge.runtime.cli.outlet import Outlet, standard_streams
-from loopforge.runtime.client import EventStream, Runtime, connect, open_runtime
+from loopforge.runtime.client import Runtime, connect, open_runtime
+from loopforge.runtime.stream import EventStream
 from loopforge.runtime.config import paths
 from loopforge.runtime.errors import ConnectionLost
 

@@ -87,3 +87,9 @@ async def open_core(configuration: Config | None = None, workers: FakeWorkers | 
             core.runtimes.append(runtime)
             yield core
         nursery.cancel_scope.cancel()
+
+
+async def disconnect(runtime: Runtime) -> None:
+    """The client's connection breaks, as when its process is killed."""
+    if runtime._channel is not None:
+        await runtime._channel.aclose()

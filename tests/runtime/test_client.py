@@ -13,9 +13,10 @@ from trio.testing import MockClock
 
 from loopforge.drivers.errors import TurnError
 from loopforge.runtime import client as client_module
-from loopforge.runtime.client import MAX_UNREAD_BYTES, WELCOME_S, Runtime, connect
+from loopforge.runtime.client import WELCOME_S, Runtime, connect
 from loopforge.runtime.errors import BadTurn, ConnectionLost, QueueFull, TurnCancelled
 from loopforge.runtime.listener import serve_client
+from loopforge.runtime.stream import MAX_UNREAD_BYTES
 from loopforge.workers.framing import encode
 from loopforge.workers.messages import FrameType, pack
 from tests.fakes.worker import FakeWorkers, Finish, Say, Wait
@@ -61,7 +62,7 @@ async def test_a_call_cancelled_after_any_tick_leaves_no_inbox_and_no_turn(
                 nursery.cancel_scope.cancel()
             posted = {number for number, _ in core.runtime._posted.values()}
             await core.runtime.ping()
-            assert core.runtime._inboxes.keys() == posted, ticks
+            assert core.runtime._open.keys() == posted, ticks
             if not posted:
                 await _wait_ended(core, "t1")
             assert (await core.runtime.ask(turn(provider="cloud", deadline_s=200))).text == "", ticks
@@ -86,7 +87,7 @@ async def test_a_deadline_that_no_frame_can_hold_is_a_bad_turn(deadline_s: float
     async with open_core() as core:
         with pytest.raises(BadTurn, match="deadline_s"):
             await core.runtime.ask(turn(deadline_s=deadline_s))
-        assert core.runtime._inboxes == {}
+        assert core.runtime._open == {}
 
 
 async def test_a_service_that_reads_nothing_refuses_further_turns_by_name() -> None:
@@ -100,7 +101,7 @@ async def test_a_service_that_reads_nothing_refuses_further_turns_by_name() -> N
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(QueueFull, match="does not read"):
                 await runtime.ask(large)
-            assert len(runtime._inboxes) == 5
+            assert len(runtime._open) == 5
             nursery.cancel_scope.cancel()
 
 
@@ -180,4 +181,4 @@ async def test_each_call_on_a_lost_connection_gets_an_error_of_its_own() -> None
                     await runtime.ask(turn())
                 errors.append(caught.value)
             assert errors[0] is not errors[1]
-            assert runtime._inboxes == {}
+            assert runtime._open == {}

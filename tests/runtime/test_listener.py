@@ -20,7 +20,6 @@ from loopforge.runtime.config.values import RuntimeSettings
 from loopforge.runtime.dispatch import Dispatcher
 from loopforge.runtime.errors import BadTurn, ConnectionLost, SlowConsumer, VersionMismatch
 from loopforge.runtime.listener import SocketBusy, bound_socket, listen, may_connect, serve_client
-from loopforge.workers.channel import Channel
 from loopforge.workers.framing import Frame, Framer, encode
 from loopforge.workers.messages import FrameType, pack, unpack_header
 from tests.fakes.worker import FakeWorkers, Finish, Say, Wait
@@ -144,11 +143,8 @@ async def test_a_first_frame_that_is_no_hello_ends_the_connection_with_a_reason(
 
 async def test_a_malformed_submit_is_refused_and_the_connection_lives_on() -> None:
     async with open_core() as core, core.another_client() as runtime:
-        channel: Channel = runtime._channel
-        number, inbox = runtime._open_inbox()
-        channel.post(encode(FrameType.SUBMIT, number, header=pack({"id": 7}), body=b"x"))
-        frame = await inbox.get()
-        assert unpack_header(frame.header)["fields"]["class"] == "BadTurn"
+        with pytest.raises(BadTurn, match=r"SUBMIT\.id"):
+            await runtime._request(FrameType.SUBMIT, header=pack({"id": 7}))
         assert (await runtime.ask(turn())).text == "hello"
 
 

@@ -226,7 +226,7 @@ async def test_kill_9_of_the_supervisor_leaves_no_worker_and_no_connection(tmp_p
         with trio.fail_after(PATIENCE_S), a_service(simulator.base_url("cloud"), path) as service:
             while not path.exists():  # noqa: ASYNC110 - another process makes it
                 await trio.sleep(0.02)
-            async with connect(path) as runtime, runtime.stream(a_turn("coding")) as events:
+            async with connect(path, reconnect_s=0) as runtime, runtime.stream(a_turn("coding")) as events:
                 await first_text(events)
                 pid = await Stage(simulator, runtime).ready_pid("cloud")
                 service.kill()

@@ -22,12 +22,13 @@ from trio.testing import MockClock
 from loopforge.drivers.errors import RateLimited, TurnError, WorkerLost
 from loopforge.drivers.turn import Accepted, Cancelled, Done, Event, Failed, Gap, Restarted, Started, TextDelta
 from loopforge.runtime import client as client_module
-from loopforge.runtime.client import EventStream, Runtime
+from loopforge.runtime.client import Runtime
 from loopforge.runtime.errors import UnknownTurn
 from loopforge.runtime.listener import serve_client
 from loopforge.runtime.records import Phase
+from loopforge.runtime.stream import EventStream
 from tests.fakes.worker import Break, Cling, Die, FakeWorkers, Finish, Hang, Say, Script, Wait
-from tests.runtime.core import Core, config, open_core, provider, turn
+from tests.runtime.core import Core, config, disconnect, open_core, provider, turn
 
 SLOTS = 2
 WORDS = tuple("abcdefgh")
@@ -120,7 +121,7 @@ async def _cancel(core: Core, runtime: Runtime) -> None:
 
 async def _leave(core: Core, runtime: Runtime) -> None:
     del core
-    await runtime._channel.aclose()
+    await disconnect(runtime)
 
 
 async def _kill_and_cancel(core: Core, runtime: Runtime) -> None:
@@ -282,7 +283,7 @@ class _Player:
                     self.core.workers.alive[name].kill()
             case ("client gone",):
                 self.gone = True
-                await self.leaving._channel.aclose()
+                await disconnect(self.leaving)
             case ("drain",):
                 self.nursery.start_soon(self.core.supervisor.drain)
             case ("ticks", int(ticks)):
@@ -345,5 +346,5 @@ async def _play(program: list[tuple[Any, ...]], chosen: list[str]) -> None:
                         await player.play(operation)
                         _check_books(core)
             await check_nothing_left(core, workers)
-            assert core.runtime._inboxes.keys() <= {number for number, _ in core.runtime._posted.values()}
+            assert core.runtime._open.keys() <= {number for number, _ in core.runtime._posted.values()}
     assert core.supervisor.dispatcher.clients == 0
