@@ -11,7 +11,7 @@ A turn's life: `Accept` -> accepted; `Running` -> running; `AttemptEnded` -> acc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from loopforge.runtime.errors import JournalFailed
@@ -113,8 +113,8 @@ class Ending:
     state: EndState
     attempt: int
     seq: int
-    header: bytes
-    body: bytes
+    header: bytes = field(repr=False)
+    body: bytes = field(repr=False)
     ended_at: float
 
 
@@ -165,7 +165,7 @@ class StoredTurn:
     attempt: Attempt | None = None
     park: Park | None = None
     ending: Ending | None = None
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     lost: tuple[LostAttempt, ...] = ()
 
     @property
@@ -276,7 +276,7 @@ class Accept(Operation[Accepted | Known]):
     resend_safe: bool
     accepted_at: float
     deadline: float
-    body: bytes
+    body: bytes = field(repr=False)
     retry: bool = False
     running: Attempt | None = None
 
@@ -323,8 +323,8 @@ class Finish(Operation[Written | Deferred]):
     state: EndState
     attempt: int
     seq: int
-    header: bytes
-    body: bytes
+    header: bytes = field(repr=False)
+    body: bytes = field(repr=False)
     ended_at: float
     spent: Spent
 

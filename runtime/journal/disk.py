@@ -1,0 +1,289 @@
+"""The journal on disk: one thread that has the database, a queue in, call-backs out on the loop's thread.
+
+While one group is being committed the next one gathers, so that a disk that takes long makes groups larger and not
+turns later. Between groups, and when nothing waits, the thread does what retention.py and the write-ahead log need.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from loopforge.runtime.errors import JournalFailed
+from loopforge.runtime.journal.files import Connect, connect, open_database, owned_folder
+from loopforge.runtime.journal.operations import Backlog, Operation, Purge, Purged, weight_bytes
+from loopforge.runtime.journal.retention import PurgeJob, Retention, used_bytes
+from loopforge.runtime.journal.shortage import BALLAST_BYTES, Shortage
+from loopforge.runtime.journal.store import Store
+
+log = logging.getLogger("loopforge")
+
+R = TypeVar("R")
+Done = Callable[[Any], None]
+Answered = tuple[Done, int, object]
+
+MAX_GROUP = 256
+MAX_GROUP_BYTES = 8 * 2**20
+"""One commit writes at most about that much; a single larger turn is a group of its own."""
+
+CLOSE_S = 10.0
+"""Longer than that a stop does not wait for a disk that hangs."""
+
+QUIET_S = 0.05
+"""So long nothing came: time to copy the log into the database."""
+SETTLE_BYTES = 256 * 1024
+"""A log shorter than that waits for LONG_QUIET_S: a turn now and then must not cost two more fsyncs each."""
+LONG_QUIET_S = 5.0
+HOUSEKEEPING_S = 60.0
+BUSY_GROUPS = 16
+"""While there is no quiet moment, one step of housekeeping stands between so many groups."""
+
+
+class SqliteJournal:
+    """What `open_journal` gives. Methods are called on the loop's thread; the private ones below `_work` on its own."""
+
+    durability = "disk"
+
+    def __init__(self, path: Path, store: Store, retention: Retention, told: str) -> None:
+        self.path = path
+        self._store = store
+        self._retention = retention
+        self._told = told
+        self._token = trio.lowlevel.current_trio_token()
+        self._queue: queue.SimpleQueue[tuple[Operation[Any], Done, int] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._ended = trio.Event()
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._groups = 0
+        self._operations = 0
+        self._since: float | None = None  # when the group under way was begun, by time.monotonic
+        self._unsettled_bytes = 0
+        self._used_bytes = 0
+        self._purges: list[tuple[PurgeJob, Done, int]] = []
+        self._housekeeping_at = 0.0
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    # -- on the loop's thread ----------------------------------------------------------------------------------------
+
+    @property
+    def backlog(self) -> Backlog:
+        return Backlog(self._waiting, self._waiting_bytes)
+
+    @property
+    def busy_s(self) -> float:
+        """For how long the group under way has been; 0.0 when there is none. A disk that hangs shows here."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def post(self, operation: Operation[R], done: Callable[[R | JournalFailed], None]) -> None:
+        if self._closed:
+            _call(done, _closed())
+            return
+        weight = weight_bytes(operation)
+        self._waiting += 1
+        self._waiting_bytes += weight
+        self._queue.put((operation, done, weight))
+
+    def status(self) -> dict[str, Any]:
+        shortage = self._store.shortage
+        return {
+            "durability": self.durability,
+            "path": str(self.path),
+            "problem": shortage.problem,
+            "note": self._told,
+            "owed": len(shortage.owed),
+            "used_bytes": self._used_bytes,
+            "operations": self._operations,
+            "groups": self._groups,
+            "waiting": self._waiting,
+            "waiting_bytes": self._waiting_bytes,
+            "busy_s": self.busy_s,
+        }
+
+    async def aclose(self) -> None:
+        """Bounded by CLOSE_S even when cancelled: what the disk has not taken by then is not answered any more."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        with trio.move_on_after(CLOSE_S, shield=True) as scope:
+            await self._ended.wait()
+        if scope.cancelled_caught:
+            log.error("the journal's disk hangs: %d operations are given up as the service stops", self._waiting)
+
+    def _deliver(self, answered: list[Answered]) -> None:
+        for done, weight, answer in answered:
+            self._waiting -= 1
+            self._waiting_bytes -= weight
+            _call(done, answer)
+
+    # -- on the journal's own thread ---------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while self._turn_over():
+                pass
+            self._finish()
+        except BaseException:
+            log.critical("the journal's thread failed; nothing is accepted any more", exc_info=True)
+            self._post_back(self._give_up)
+            raise
+        finally:
+            with suppress(sqlite3.Error):
+                self._store.connection.close()
+            self._post_back(self._ended.set)
+
+    def _turn_over(self) -> bool:
+        """One group, or one step of housekeeping. False when the journal is to close."""
+        try:
+            first = self._queue.get(timeout=self._patience())
+        except queue.Empty:
+            self._keep_house()
+            return True
+        group = []
+        weight = 0
+        while first is not None:
+            group.append(first)
+            weight += first[2]
+            if len(group) >= MAX_GROUP or weight >= MAX_GROUP_BYTES:
+                break
+            try:
+                first = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        if group:
+            self._run(group, weight)
+            if self._groups % BUSY_GROUPS == 0:
+                self._keep_house(settle=False)
+        return first is not None
+
+    def _run(self, group: list[tuple[Operation[Any], Done, int]], weight: int) -> None:
+        self._since = time.monotonic()
+        self._groups += 1
+        self._operations += len(group)
+        answered: list[Answered] = []
+        if any(isinstance(operation, Purge) for operation, _, _ in group):
+            self._purges += [(PurgeJob(item[0]), *item[1:]) for item in group if isinstance(item[0], Purge)]
+            group = [item for item in group if not isinstance(item[0], Purge)]
+        if group:
+            answers = self._store.apply([operation for operation, _, _ in group], self._since)
+            answered = [(item[1], item[2], answer) for item, answer in zip(group, answers, strict=True)]
+            self._unsettled_bytes += weight + 16 * 1024
+            self._post_back(self._deliver, answered)
+        self._since = None
+
+    def _post_back(self, call: Callable[..., object], *arguments: object) -> None:
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(call, *arguments)
+
+    def _give_up(self) -> None:
+        """The thread is gone: what waits is answered, and so is what comes."""
+        self._closed = True
+        answered: list[Answered] = [(done, weight, _closed()) for _, done, weight in self._purges]
+        with suppress(queue.Empty):
+            while True:
+                if (item := self._queue.get_nowait()) is not None:
+                    answered.append((item[1], item[2], _closed()))
+        self._deliver(answered)
+
+    # -- housekeeping ------------------------------------------------------------------------------------------------
+
+    def _patience(self) -> float:
+        """How long to wait for an operation before there is something else to do."""
+        if self._purges:
+            return 0.0
+        if self._store.shortage.active:
+            return 0.25
+        if self._unsettled_bytes:
+            return QUIET_S if self._unsettled_bytes >= SETTLE_BYTES else LONG_QUIET_S
+        return max(self._housekeeping_at - time.monotonic(), 0.0)
+
+    def _keep_house(self, *, settle: bool = True) -> None:
+        """One short step of what is due. What fails here is tried again later; only purges have somebody waiting."""
+        now = time.monotonic()
+        try:
+            if self._store.shortage.active:
+                self._store.settle_debts(now)
+            elif self._purges:
+                self._purge_a_little()
+            elif settle and self._unsettled_bytes:
+                self._store.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                self._unsettled_bytes = 0
+            elif now >= self._housekeeping_at and not self._retention.step(self._store, time.time()):
+                self._housekeeping_at = now + HOUSEKEEPING_S
+                self._used_bytes = used_bytes(self._store)
+        except sqlite3.Error as exc:
+            self._store.shortage.begin(exc, self._store.connection, now)
+            self._housekeeping_at = now + HOUSEKEEPING_S
+            for job, done, weight in self._purges:
+                log.warning("a purge ended after %d turns: %s", job.deleted, exc)
+                self._post_back(self._deliver, [(done, weight, self._store.shortage.refusal())])
+            self._purges.clear()
+
+    def _purge_a_little(self) -> None:
+        job, done, weight = self._purges[0]
+        if not job.step(self._store):
+            del self._purges[0]
+            self._housekeeping_at = 0.0  # pages are free now
+            self._post_back(self._deliver, [(done, weight, Purged(job.deleted))])
+
+    def _finish(self) -> None:
+        """Everything posted before `aclose` is done; leave a database without a log behind."""
+        while self._purges:
+            self._keep_house()
+        if unwritten := self._store.settle_debts(float("inf")):
+            log.error("%d outcomes are not in the journal: the disk takes nothing; those turns run again", unwritten)
+        with suppress(sqlite3.Error):
+            self._store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+@asynccontextmanager
+async def open_journal(
+    path: Path,
+    *,
+    retain_days: float = 7,
+    retain_mb: float = 512,
+    ballast_bytes: int = BALLAST_BYTES,
+    connect: Connect = connect,
+) -> AsyncIterator[SqliteJournal]:
+    """The journal at `path`, which need not exist; closed, with everything posted answered, when this ends.
+
+    `retain_days`, `retain_mb`: how long ended turns are kept, and how large the database may grow with them. A damaged
+    file is moved aside and a new one begun: `status()["note"]` says so. Raises UnusableJournal.
+    """
+    with owned_folder(path):
+        connection, told = await trio.to_thread.run_sync(partial(open_database, path, connect=connect))
+        shortage = Shortage(path.with_name("journal.ballast"), ballast_bytes=ballast_bytes)
+        shortage.prepare(time.monotonic())
+        retention = Retention(max_age_s=retain_days * 86_400, max_bytes=int(retain_mb * 2**20))
+        journal = SqliteJournal(path, Store(connection, shortage), retention, told)
+        journal.start()
+        try:
+            yield journal
+        finally:
+            await journal.aclose()
+
+
+def _call(done: Done, answer: object) -> None:
+    """A bug in one call-back must not keep the others from being called, nor end the loop."""
+    try:
+        done(answer)
+    except Exception:
+        log.exception("a call-back of the journal failed")
+
+
+def _closed() -> JournalFailed:
+    return JournalFailed(what="the journal is closed: the service is stopping", action="post it again when it is back")
