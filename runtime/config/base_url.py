@@ -43,6 +43,11 @@ VENDORS: tuple[str, ...] = (
     GENERIC,
 )
 
+_QUERY_OF_VENDOR = {
+    "azure": re.compile("api-version="),
+    "minimax": re.compile(r"GroupId=\d+$"),  # which keys of old accounts want beside them
+}
+
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f]")
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
@@ -110,7 +115,8 @@ def _trouble_with_scheme(base_url: str, url: SplitResult) -> tuple[str, str]:
 
 def _trouble_with_query(base_url: str, url: SplitResult) -> tuple[str, str] | None:
     """Paths are appended to a base URL, so nothing may follow its path; and keys hide in queries."""
-    if "?" not in base_url or (guess_vendor(base_url) == "azure" and url.query.startswith("api-version=")):
+    taken = _QUERY_OF_VENDOR.get(guess_vendor(base_url))
+    if "?" not in base_url or (taken and taken.match(url.query)):
         return None
     return "a base URL has no part behind ?", "remove it; a key goes into the variable that api_key_env names"
 

@@ -170,6 +170,8 @@ def test_a_table_in_the_wrong_place(text: str, place: str, line: int, problem: s
         ("https://me:hunter2@api.example.com/v1", "no user name or password", "api_key_env"),
         ("me:hunter2@api.example.com/v1", "no user name or password", "api_key_env"),
         ("https://api.example.com/v1?key=hunter2", "behind ?", "api_key_env"),
+        ("https://api.example.com/v1?GroupId=17", "behind ?", "api_key_env"),
+        ("https://api.minimax.io/v1?GroupId=17&key=hunter2", "behind ?", "api_key_env"),
         ("https://api.example.com/v1#hunter2", "behind #", "remove"),
         ("https://me:hunter2/@api.example.com", "not well formed", "https://"),
     ],
@@ -184,7 +186,15 @@ def test_a_bad_url(url: str, problem: str, suggestion: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://h", "HTTPS://H.example./", "http://[::1]:1/v1", "https://xn--exmple-cua.com", "http://a_b:1/@cf/v1"],
+    [
+        "https://h",
+        "HTTPS://H.example./",
+        "http://[::1]:1/v1",
+        "https://xn--exmple-cua.com",
+        "http://a_b:1/@cf/v1",
+        "https://a.openai.azure.com/openai?api-version=2024-10-21",
+        "https://api.minimax.chat/v1?GroupId=17",
+    ],
 )
 def test_a_good_url_is_taken_as_it_is(url: str) -> None:
     checked = check_text(f'{OLLAMA}[providers.p]\nbase_url = "{url}"\n', FILE, {})
