@@ -16,8 +16,8 @@ EVENTS = b'event: a\ndata: {"n": 1}\n\n: comment\n\ndata: two\n\ndata: last'
 BOM = b"\xef\xbb\xbf"
 
 
-def read(body: bytes, cut: int = 0, **bounds: int) -> tuple[AnswerBody, list[tuple[str, str]]]:
-    reader = AnswerBody("acme", **bounds)
+def read(body: bytes, cut: int = 0, **options: Any) -> tuple[AnswerBody, list[tuple[str, str]]]:
+    reader = AnswerBody("acme", **options)
     pieces = [body[i : i + cut] for i in range(0, len(body), cut)] if cut else [body]
     events = [event for piece in pieces for event in reader.feed(piece)]
     return reader, [(name, data) for name, data in [*events, *reader.close()]]
@@ -89,3 +89,29 @@ def test_the_cut_changes_nothing(body: bytes, cut: int) -> None:
     (whole, events), (pieces, same) = read(body), read(body, cut)
     assert (whole.form, events) == (pieces.form, same)
     assert str(whole.nothing_came()) == str(pieces.nothing_came())
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 7])
+@pytest.mark.parametrize("lead", [b"", b"\n", BOM])
+def test_lines_of_json_are_events_for_a_wire_that_knows_them(lead: bytes, cut: int) -> None:
+    body = lead + b'{"n": 1}\n\n{"n": "\xc3\xa9"}\r\n[DONE]\n {"last": '
+    reader, events = read(body, cut, json_lines=True)
+    assert reader.form == "lines"
+    assert events == [("", '{"n": 1}'), ("", '{"n": "é"}'), ("", "[DONE]"), ("", '{"last":')]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 7])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_json_text_is_no_lines_however_many_it_is_on(indent: int | None, cut: int) -> None:
+    value = {"a": {"b": [1, 2]}}
+    reader, events = read(json.dumps(value, indent=indent).encode() + b"\n\n", cut, json_lines=True)
+    assert (reader.form, events) == ("json", [])
+    assert reader.take_json() == value
+
+
+def test_a_line_of_json_has_a_bound_and_the_lines_together_have_none() -> None:
+    line = b'{"n": 123456789}\n'
+    reader, events = read(line * 10, 8, max_json_bytes=50, json_lines=True)
+    assert (reader.form, len(events)) == ("lines", 10)
+    with pytest.raises(WireMismatch, match="larger than 50 bytes"):
+        read(line * 2 + b"{" * 60, 8, max_json_bytes=50, json_lines=True)
