@@ -10,7 +10,7 @@ transport.py        the only HTTP client
 auth.py             puts the key on what leaves
 zhipu_jwt.py        signs Zhipu's keys into short-lived tokens
 sse.py              server-sent events, sans-IO
-answer_body.py      a body as what it turns out to be: event stream or one JSON text
+answer_body.py      a body as what it turns out to be: event stream, JSON lines or one JSON text
 answer_text.py      <think> tags, marks and leading line feeds in an answer's text
 tool_fragments.py   tool calls from their fragments
 limits.py           what headers say: rate limits, when to come back, the request's id
@@ -26,6 +26,7 @@ vendors.py          profiles of the OpenAI-compatible vendors, as data
 openai_compatible/  Chat Completions
 anthropic/          the Messages API
 gemini/             generateContent
+minimax_native/     text/chatcompletion_v2
 dashscope_native/   DashScope's own text and multimodal generation
 zhipu_native/       Zhipu's own chat completions
 simulator/          the server half of each wire, for rehearsals, tests and benchmarks

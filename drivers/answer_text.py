@@ -11,15 +11,18 @@ from typing import Literal
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"
 _MAX_BLANKS = 1024  # white space held back in front of a tag; models that lost their way send it without end
+_MAX_GAP = 16  # of the line feeds behind a tag that are kept
 
 
 class AnswerText:
     """Feed the text in order; get (is thinking, text) pieces. Holds back a few characters at most.
 
     `think_tags`: it may begin with <think>; `trim`: leading line feeds go; `marks`: strings that go wherever they are.
+    `gap`: the line feeds that were left out behind </think>, for those who send the text back as it came.
     """
 
     def __init__(self, *, think_tags: bool = False, trim: bool = False, marks: tuple[str, ...] = ()) -> None:
+        self.gap = ""
         self._marks = marks
         self._mark = re.compile("|".join(map(re.escape, marks))) if marks else None
         self._trim = trim
@@ -65,7 +68,9 @@ class AnswerText:
         if self._state == "thinking" and text:
             text = self._in_thinking(text, pieces)
         if self._state == "after":
-            if not (text := text.lstrip("\r\n")):
+            rest = text.lstrip("\r\n")
+            self.gap = (self.gap + text[: len(text) - len(rest)])[:_MAX_GAP]
+            if not (text := rest):
                 return pieces
             self._state = "text"
         if self._state == "trimming":

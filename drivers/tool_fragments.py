@@ -71,6 +71,7 @@ class ToolCalls:
         if isinstance(extra := fragment.get("extra_content"), dict) and extra and is_portable(extra):
             call.extra = extra
         if name and not call.pieces and name != call.name:
+            self._grow(len(name))
             call.name += name
         if text:
             self._add_arguments(call, text, out)
@@ -114,15 +115,18 @@ class ToolCalls:
         return call
 
     def _add_arguments(self, call: _Call, text: str, out: list[Delta]) -> None:
-        self._size += len(text) + PIECE
-        if self._size > MAX_ARGUMENTS:
-            raise WireMismatch(self._provider, f"tool call arguments of more than {MAX_ARGUMENTS} characters")
+        self._grow(len(text) + PIECE)
         if not call.started:
             for earlier in self._calls[: call.index]:
                 self._start(earlier, out)  # calls start in order
             self._start(call, out)
         call.pieces.append(text)
         out.append(ToolCallArguments(call.index, text))
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > MAX_ARGUMENTS:
+            raise WireMismatch(self._provider, f"tool call arguments of more than {MAX_ARGUMENTS} characters")
 
     def _start(self, call: _Call, out: list[Delta]) -> None:
         if not call.started:

@@ -39,9 +39,10 @@ GLM_ACCOUNT_CODES = ("1100", "1110", "1111", "1112", "1121")
 
 MINIMAX_CODES: Mapping[str, type[DriverError]] = {
     **dict.fromkeys(("1000", "1001", "1013", "1024", "1033"), ProviderUnavailable),
-    **dict.fromkeys(("1002", "1039", "1041"), RateLimited),
+    **dict.fromkeys(("1002", "1039", "1041", "2045"), RateLimited),
     **dict.fromkeys(("1004", "2049"), CredentialsRejected),
     **dict.fromkeys(("1008", "2056"), QuotaExhausted),
     **dict.fromkeys(("1026", "1027"), ContentFiltered),
-    **dict.fromkeys(("1042", "2013"), TurnRefused),
+    **dict.fromkeys(("1042", "2013", "20132", "2037", "2039", "2042", "2048"), TurnRefused),
+    "2044": PermissionDenied,
 }

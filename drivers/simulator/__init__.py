@@ -9,6 +9,10 @@ anthropic.py           the Messages API, as a server
 anthropic_requests.py  what the Messages API refuses, in Anthropic's words
 gemini.py              generateContent, as a server
 gemini_requests.py     what generateContent refuses, in Google's words
+minimax_native.py      text/chatcompletion_v2, as a server
+minimax_requests.py    what text/chatcompletion_v2 refuses, in MiniMax's words
+dashscope_native.py    DashScope's own generation, as a server
+dashscope_requests.py  what DashScope refuses, in its words
 saying.py              what the model says to one request, before a wire has formed it
 wording.py             what the simulated model says: words from a seed, JSON from a schema
 play.py                what the server does with one request, as a value: which bytes, when, how it ends

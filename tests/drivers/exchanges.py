@@ -59,11 +59,37 @@ class Outcome:
 @cache
 def recordings(kind: str) -> tuple[Exchange, ...]:
     """Every line of the recorded traffic of a kind; none where there is no such folder."""
+    return tuple(_exchange(line) for line in _lines(f"{kind}.jsonl"))
+
+
+@cache
+def sdk_replies(kind: str) -> tuple[Exchange, ...]:
+    """The hand-written replies that were played to the SDKs of a kind; the id is the scenario's name."""
+    return tuple(
+        Exchange(
+            id=line["scenario"],
+            vendor=line.get("vendor", kind),
+            status=line["status"],
+            headers=_lower(line["headers"]),
+            body=line["body"].encode(),
+            stream=line["stream"],
+        )
+        for line in _lines(f"{kind}.sdk_replies.jsonl")
+    )
+
+
+@cache
+def sdk_requests(kind: str) -> tuple[Mapping[str, Any], ...]:
+    """What the SDKs of a kind send: `id`, `sdk`, `scenario`, the neutral `turn`, and the `request`."""
+    return tuple(_lines(f"{kind}.sdk_requests.jsonl"))
+
+
+def _lines(name: str) -> Iterator[Mapping[str, Any]]:
+    """The objects of one file of the recordings; none where there is no such folder."""
     folder = recordings_folder()
-    if folder is None:
-        return ()
-    with (folder / f"{kind}.jsonl").open(encoding="utf-8") as lines:
-        return tuple(_exchange(json.loads(line)) for line in lines)
+    if folder is not None:
+        with (folder / name).open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
 
 def _exchange(line: Mapping[str, Any]) -> Exchange:

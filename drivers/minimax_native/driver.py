@@ -1,0 +1,98 @@
+"""The driver: one provider's settings, and the three things that are done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+from loopforge.drivers.errors import DriverError, TurnRefused
+from loopforge.drivers.json_values import to_json
+from loopforge.drivers.minimax_native.draft import Draft
+from loopforge.drivers.minimax_native.failures import Asked, explain
+from loopforge.drivers.minimax_native.profiles import find_profile
+from loopforge.drivers.minimax_native.reader import ChatReader
+from loopforge.drivers.minimax_native.request import build_body
+from loopforge.drivers.registry import ProviderSettings
+from loopforge.drivers.turn import JsonObject, Turn
+from loopforge.drivers.wire import HttpRequest
+
+_PATH: Final = "/text/chatcompletion_v2"
+_PATHS: Final = (_PATH, "/chat/completions")
+"""The second one takes and returns nearly the same JSON; the vendor recommends it now."""
+VENDORS: Final = ("", "minimax", "generic")
+
+
+def open_driver(settings: ProviderSettings) -> MinimaxNative:
+    """The driver of one [providers.NAME] table. A base_url that names the path of the wire already chooses it."""
+    return MinimaxNative(
+        provider=settings.name,
+        base_url=settings.base_url,
+        unknown_vendor=settings.vendor if settings.vendor not in VENDORS else "",
+        headers={name.lower(): value for name, value in settings.headers.items()},
+        extra_body=settings.extra_body,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinimaxNative:
+    """One provider on this wire. `headers`, `extra_body`: the person's own, put over what the driver writes."""
+
+    provider: str
+    base_url: str
+    unknown_vendor: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    extra_body: JsonObject = field(default_factory=dict)
+
+    def build_request(self, turn: Turn) -> HttpRequest:
+        """POST .../text/chatcompletion_v2. Raises TurnRefused for what this vendor cannot be asked at all."""
+        draft = self._draft(turn)
+        body = self._body(turn, draft)
+        try:
+            data = to_json(body).encode("utf-8", "replace")
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise draft.refuse(f"the turn cannot be written as JSON: {exc}", "look at its schemas and options") from exc
+        accept = "text/event-stream" if body.get("stream") else "application/json"
+        headers = {"content-type": "application/json", "accept": accept, **self.headers}
+        return HttpRequest(url=self._url(), headers=headers, body=data)
+
+    def notices(self, turn: Turn) -> tuple[str, ...]:
+        """What of the turn will not be sent, or not as asked for. Empty for a turn that build_request refuses."""
+        draft = self._draft(turn, with_media=False)
+        if self.unknown_vendor:
+            draft.note(f"vendor {self.unknown_vendor!r} is not known on this wire: it is treated as MiniMax")
+        try:
+            self._body(turn, draft)
+        except TurnRefused:
+            return ()
+        return tuple(draft.notices)
+
+    def new_reader(self, turn: Turn, headers: Mapping[str, str]) -> ChatReader:
+        """A reader for the response with status 200."""
+        return ChatReader(turn, headers, self._asked(turn))
+
+    def explain(self, turn: Turn, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:
+        """The error that a response with another status is."""
+        return explain(self._asked(turn), status, headers, body)
+
+    def _draft(self, turn: Turn, *, with_media: bool = True) -> Draft:
+        profile = find_profile(turn.model)
+        return Draft(provider=self.provider, model=turn.model, profile=profile, with_media=with_media)
+
+    def _body(self, turn: Turn, draft: Draft) -> JsonObject:
+        try:
+            return build_body(turn, draft, self.extra_body)
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise draft.refuse(f"a schema of the turn is malformed: {exc}", "correct the schema") from exc
+
+    def _asked(self, turn: Turn) -> Asked:
+        return Asked(provider=self.provider, model=turn.model)
+
+    def _url(self) -> str:
+        """base_url with the path of this wire. A query stays: the keys of old accounts want their GroupId there."""
+        parts = urlsplit(self.base_url)
+        path = parts.path.rstrip("/")
+        if not path.endswith(_PATHS):
+            path += _PATH
+        return urlunsplit(parts._replace(path=path))
