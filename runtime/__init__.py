@@ -27,6 +27,7 @@ body_error.py   keeps a nursery of ours from wrapping what the caller's block ra
 blocking.py     the same socket without trio, for `status` and `cancel`
 events_json.py  events -> the JSON lines of `ask --json`
 turn_json.py    JSON -> a Turn, for `ask --turn`
+markdown.py     tables for a page, safe from what stands in them
 rehearsal/      the person's routes against simulated providers
 smoke/          each provider asked for real: text, stream, tool call; the provider health report
 demo/           python -m loopforge.runtime.demo, what scripts/demo runs

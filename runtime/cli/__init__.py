@@ -14,6 +14,8 @@ outlet.py        standard output of a command that runs a loop
 printable.py     text of others, made safe for a terminal
 status.py        loopforge status, cancel
 rehearse.py      loopforge rehearse
+providers.py     loopforge providers list, show, smoke, report
+provider_traffic.py  the running service's traffic, as `providers report` shows it
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from loopforge.runtime.config import paths
 from loopforge.runtime.config.child import check_in_child_blocking
 from loopforge.runtime.config.paths import Environment
 from loopforge.runtime.smoke.cases import CASES
-from loopforge.runtime.smoke.report import FAILED, Report, key_states, plan, seconds, write
+from loopforge.runtime.smoke.report import FAILED, Report, key_states, plan, to_line, write
 from loopforge.runtime.smoke.results import STATUSES, CaseResult, totals
 from loopforge.runtime.smoke.run import JOBS, keep_quiet, smoke_all
 from loopforge.runtime.smoke.targets import SKIP_OLLAMA, Target, targets_of
@@ -117,21 +117,10 @@ class Telling:
 
     def __call__(self, result: CaseResult) -> None:
         if result.status != "skipped":
-            _say_line(_line(result, result.place))
+            _say_line(to_line(result, result.place))
         elif (why := (result.provider, result.reason)) not in self._told:
             self._told.add(why)
-            _say_line(_line(result, result.provider))
-
-
-def _line(result: CaseResult, place: str) -> str:
-    words = [f"{result.status:<7}", f"{place:<24}"]
-    if result.total_s is not None:
-        first = f", first token {seconds(result.first_token_s)}" if result.first_token_s is not None else ""
-        words.append(f"{seconds(result.total_s)}{first}")
-    if result.reason:
-        what = f"{result.error}: {result.reason}" if result.error else result.reason
-        words.append(f"{what}; {result.next_step}" if result.next_step else what)
-    return " ".join(words).rstrip()
+            _say_line(to_line(result, result.provider))
 
 
 def _say_end(report: Report, files: Sequence[Path]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import loopforge
 from loopforge.drivers.registry import has_simulator
 from loopforge.runtime.config.paths import Environment, key_state
+from loopforge.runtime.markdown import table
 from loopforge.runtime.rehearsal.document import to_json, write_text
 from loopforge.runtime.smoke.cases import CASES, CaseName
 from loopforge.runtime.smoke.results import STATUSES, CaseResult, blank, totals
@@ -86,13 +87,16 @@ def to_plain(report: Report) -> dict[str, Any]:
         "host": host(),
         "config": report.config,
         "totals": totals(report.results),
-        "providers": [provider_to_plain(target, report) for target in report.targets],
+        "providers": [
+            provider_to_plain(target, report.results, report.keys.get(target.name, "")) for target in report.targets
+        ],
     }
 
 
-def provider_to_plain(target: Target, report: Report) -> dict[str, Any]:
+def provider_to_plain(target: Target, results: Iterable[CaseResult], key: str) -> dict[str, Any]:
+    """One provider with its own of the results. `key`: the state of its key."""
     settings = target.settings
-    cases = [result.to_plain() for result in report.results if result.provider == target.name]
+    cases = [result.to_plain() for result in results if result.provider == target.name]
     return {
         "name": target.name,
         "kind": settings.kind,
@@ -100,7 +104,7 @@ def provider_to_plain(target: Target, report: Report) -> dict[str, Any]:
         "base_url": settings.base_url,
         "model": target.model,
         "model_variables": list(target.model_variables),
-        "key": {"variable": settings.api_key_env, "state": report.keys.get(target.name, "")},
+        "key": {"variable": settings.api_key_env, "state": key},
         "can_be_rehearsed": has_simulator(settings.kind),
         "status": overall(case["status"] for case in cases),
         "cases": cases,
@@ -122,6 +126,21 @@ def host() -> dict[str, Any]:
     }
 
 
+# -- plain text ------------------------------------------------------------------------------------------------------
+
+
+def to_line(result: CaseResult, place: str) -> str:
+    """The case on one line, for whoever watches; `place` names it."""
+    words = [f"{result.status:<7}", f"{place:<24}"]
+    if result.total_s is not None:
+        first = f", first token {seconds(result.first_token_s)}" if result.first_token_s is not None else ""
+        words.append(f"{seconds(result.total_s)}{first}{';' if result.reason else ''}")
+    if result.reason:
+        what = f"{result.error}: {result.reason}" if result.error else result.reason
+        words.append(f"{what}; {result.next_step}" if result.next_step else what)
+    return " ".join(words).rstrip()
+
+
 # -- Markdown --------------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +154,7 @@ def to_markdown(report: Report) -> str:
         "",
         f"{counted['cases']} cases: {said or 'none'}. {_kind_of_run(report)}",
         "",
-        *_table(
+        *table(
             ("", ""),
             [
                 ("Version", f"LoopForge runtime {loopforge.__version__}, Python {machine['python']}"),
@@ -145,7 +164,7 @@ def to_markdown(report: Report) -> str:
             ],
         ),
         "",
-        *_table(
+        *table(
             ("Provider", "Kind", "Model", "Case", "Status", "First token", "Total", "Tokens", "Error", "Next step"),
             [_row(result) for result in report.results if result.status != "skipped"],
         ),
@@ -184,7 +203,7 @@ def _skipped(report: Report) -> list[str]:
     if not first:
         return []
     rows = [(name, result.reason, result.next_step) for name, result in reversed(first.items())]
-    return ["## Skipped", "", *_table(("Provider", "Why", "Next step"), rows)]
+    return ["## Skipped", "", *table(("Provider", "Why", "Next step"), rows)]
 
 
 def seconds(value: float | None) -> str:
@@ -196,17 +215,3 @@ def seconds(value: float | None) -> str:
 
 def _count(tokens: int | None) -> str:
     return "?" if tokens is None else str(tokens)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [_line(head), _line(["---"] * len(head)), *(_line([cell(text) for text in row]) for row in rows)]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def cell(text: str) -> str:
-    """Text of others inside a Markdown table: neither its columns nor the page's HTML are theirs to write."""
-    escaped = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace("`", "\\`")

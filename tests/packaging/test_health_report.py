@@ -81,7 +81,7 @@ def test_without_run_it_plans_the_presets_and_asks_nobody(tmp_path: Path) -> Non
 def test_a_run_asks_those_whose_key_is_set_and_one_failure_stops_nothing(tmp_path: Path, simulator: Simulator) -> None:
     file = configuration(tmp_path, simulator, "silent", "quick")
     # `quick` calls no tool by itself: it answers with the call that it is told to make.
-    arguments = ["--out-dir", "out", "--run", "--config", file, "--timeout", "2"]
+    arguments = ["--out-dir", "out", "--run", "--config", str(file), "--timeout", "2"]
     made = run(tmp_path, *arguments, env={SKIP_OLLAMA: "1"})
     assert (made.returncode, made.stderr) == (1, "")
     document = told(tmp_path / "out")

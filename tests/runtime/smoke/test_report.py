@@ -13,7 +13,7 @@ import pytest
 
 from loopforge.drivers.turn import Usage
 from loopforge.runtime.smoke.cases import CASES
-from loopforge.runtime.smoke.report import Report, cell, key_states, overall, plan, to_markdown, to_plain, write
+from loopforge.runtime.smoke.report import Report, key_states, overall, plan, to_markdown, to_plain, write
 from loopforge.runtime.smoke.results import CaseResult, blank
 from loopforge.runtime.smoke.targets import Target, targets_of
 from tests.runtime.smoke.playing import KEY, every_key, presets
@@ -103,12 +103,6 @@ def test_what_a_vendor_says_cannot_break_the_table() -> None:
     (row,) = [line for line in to_markdown(MIXED).splitlines() if "RateLimited" in line]
     assert r"RateLimited: rate limit \| reached &lt;now> said \`it\` | resend this turn in 3 s |" in row
     assert len(re.findall(r"(?<!\\)\|", row)) == 11
-
-
-@pytest.mark.parametrize("text", ["a|b", "\\|", "a\nb\r\nc", "\\\\|x", "|"])
-def test_a_cell_has_no_column_and_no_line_of_its_own(text: str) -> None:
-    assert not re.search(r"(?<!\\)(?:\\\\)*\|", cell(text))
-    assert "\n" not in cell(text)
 
 
 def test_a_failure_decides_about_the_exit_code_and_nothing_else_does() -> None:
