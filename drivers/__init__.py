@@ -8,6 +8,8 @@ run.py              driver + transport -> deltas: sends one turn
 fold.py             deltas -> the assistant's message and what a Reply needs
 transport.py        the only HTTP client
 auth.py             puts the key on what leaves
+aws.py              a key or a signature for AWS, and its endpoint
+aws_chain.py        where AWS keeps region, endpoint and credentials; SigV4
 zhipu_jwt.py        signs Zhipu's keys into short-lived tokens
 sse.py              server-sent events, sans-IO
 answer_body.py      a body as what it turns out to be: event stream, JSON lines or one JSON text
@@ -26,6 +28,7 @@ vendors.py          profiles of the OpenAI-compatible vendors, as data
 openai_compatible/  Chat Completions
 anthropic/          the Messages API
 gemini/             generateContent
+bedrock/            Converse of AWS Bedrock
 minimax_native/     text/chatcompletion_v2
 dashscope_native/   DashScope's own text and multimodal generation
 zhipu_native/       Zhipu's own chat completions

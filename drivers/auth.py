@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from loopforge.drivers.errors import CredentialsRejected, DriverMissing
@@ -50,6 +51,10 @@ def open_auth(settings: ProviderSettings, key: str) -> Auth:
     A key that is missing or that no header can carry shows when a turn is signed, as CredentialsRejected: the provider
     is down, the worker is not. Raises DriverMissing for a kind whose scheme this version does not have.
     """
+    if settings.kind == "bedrock":
+        from loopforge.drivers.aws import open_aws_auth  # loads trio, and botocore when it is used
+
+        return open_aws_auth(settings, key)
     if not settings.api_key_env:
         return NoKey()
     scheme = _BY_VENDOR.get((settings.kind, _vendor(settings)), _BY_KIND.get(settings.kind))
@@ -57,7 +62,7 @@ def open_auth(settings: ProviderSettings, key: str) -> Auth:
         raise DriverMissing(
             settings.name, f"there is no way to sign requests of kind {settings.kind!r} in this version"
         )
-    if wrong := _what_is_wrong(key):
+    if wrong := what_is_wrong(key):
         return BadKey(provider=settings.name, variable=settings.api_key_env, wrong=wrong)
     if settings.kind == "zhipu_native":
         from loopforge.drivers.zhipu_jwt import ZhipuJwt, split_key  # no other kind needs it
@@ -65,6 +70,14 @@ def open_auth(settings: ProviderSettings, key: str) -> Auth:
         if (parts := split_key(key)) is not None:
             return ZhipuJwt(*parts)
     return HeaderKey(scheme=scheme, key=key)
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """An auth with something to find before the first turn, so that no turn waits for it."""
+
+    async def prepare(self) -> None:
+        """Returns in bounded time; what it does not find is told when a request is signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +135,7 @@ def _vendor(settings: ProviderSettings) -> str:
     return "azure" if host.endswith(_AZURE_HOSTS) else ""
 
 
-def _what_is_wrong(key: str) -> str:
+def what_is_wrong(key: str) -> str:
     """A clause without the key in it, "" for a key that can be sent. Real keys are printable ASCII without blanks."""
     if not key:
         return "is not set"

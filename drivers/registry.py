@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Literal, cast, get_args
+from typing import Final, Literal, cast, get_args
 
 from loopforge.drivers.errors import DriverMissing
 from loopforge.drivers.turn import JsonObject
@@ -29,11 +29,21 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwsSettings:
-    """[providers.NAME.aws_bedrock]"""
+    """[providers.NAME.aws_bedrock]
+
+    `cross_region`: the prefix that model ids get, but for those that `without_prefix` names. `base_models`: the model
+    behind an ARN that does not tell it.
+    """
 
     region: str = "us-east-1"
     cross_region: str = ""
     profile: str = ""
+    without_prefix: tuple[str, ...] = ()
+    base_models: dict[str, str] = field(default_factory=dict)
+
+
+AWS_DECIDES: Final = "https://bedrock-runtime.invalid"
+"""Stands for the endpoint in requests of providers without a base_url: AWS's own rules give it, in drivers/aws.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

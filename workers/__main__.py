@@ -138,12 +138,14 @@ async def open_everything(settings: ProviderSettings, *, key_fd: int | None) -> 
 
     key = take_key(settings.api_key_env, key_fd)  # before anything that may fail: it is to be gone from here on
     driver = open_driver(settings)
-    from loopforge.drivers.auth import open_auth
+    from loopforge.drivers.auth import Prepared, open_auth
     from loopforge.drivers.transport import open_transport
     from loopforge.workers.serve import Equipment
 
     auth = open_auth(settings, key)
     async with open_transport(settings) as transport:
+        if isinstance(auth, Prepared):
+            await auth.prepare()
         calm_collector()
         yield Equipment(driver, auth, transport)
 

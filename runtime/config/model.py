@@ -149,6 +149,8 @@ class AwsTable(Table):
     region: PlainText = "us-east-1"
     cross_region: PlainText = ""
     profile: PlainText = ""
+    without_prefix: list[PlainText] = []
+    base_models: dict[str, PlainText] = {}
 
 
 class ProviderTable(Table):

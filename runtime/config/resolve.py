@@ -343,7 +343,10 @@ def _provider(name: str, table: ProviderTable) -> ProviderSettings:
 def _aws(table: ProviderTable) -> AwsSettings | None:
     if table.kind != "bedrock":
         return None
-    return AwsSettings() if table.aws_bedrock is None else AwsSettings(**table.aws_bedrock.model_dump())
+    if table.aws_bedrock is None:
+        return AwsSettings()
+    values = table.aws_bedrock.model_dump()
+    return AwsSettings(**{**values, "without_prefix": tuple(table.aws_bedrock.without_prefix)})
 
 
 def _route(kind: str, table: RouteTable, targets: tuple[Target, ...]) -> Route:

@@ -101,7 +101,8 @@ def _provider(settings: ProviderSettings, base_url: str, limit_s: float) -> Prov
     return replace(
         settings,
         base_url=base_url,
-        api_key_env=KEY_VARIABLE if settings.api_key_env else "",
+        # a provider at AWS would else look for the person's real credentials
+        api_key_env=KEY_VARIABLE if settings.api_key_env or settings.kind == "bedrock" else "",
         headers={},
         connect_timeout_s=min(settings.connect_timeout_s, limit_s),
         first_event_timeout_s=min(settings.first_event_timeout_s, limit_s),

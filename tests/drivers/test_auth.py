@@ -92,5 +92,5 @@ async def test_an_address_that_cannot_be_read_is_left_to_the_transport() -> None
 
 
 def test_a_kind_without_a_scheme_is_a_missing_driver() -> None:
-    with pytest.raises(DriverMissing, match="bedrock"):
-        open_auth(settings(kind="bedrock"), KEY)
+    with pytest.raises(DriverMissing, match="telepathy"):
+        open_auth(settings(kind="telepathy"), KEY)

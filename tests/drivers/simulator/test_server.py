@@ -7,11 +7,13 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
+from loopforge.drivers.registry import Kind
 from loopforge.drivers.simulator.faults import COMMENT_EVERY_S, DRIP_BYTES, FAULTS, HUGE_BYTES
 from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.server import IDLE_S, MAX_BODY_BYTES, REQUEST_S, Simulator
@@ -219,10 +221,10 @@ async def test_a_provider_that_is_not_played_is_not_found(autojump_clock: MockCl
 
 
 async def test_a_kind_that_is_not_spoken_is_told_as_such(autojump_clock: MockClock) -> None:
-    async with open_stage(Profile(kind="bedrock")) as stage:
+    async with open_stage(Profile(kind=cast("Kind", "telepathy"))) as stage:
         answer = await stage.connect().chat()
         assert answer.status == 501
-        assert "bedrock" in answer.json["error"]["message"]
+        assert "telepathy" in answer.json["error"]["message"]
 
 
 async def test_providers_have_profiles_and_counts_of_their_own(autojump_clock: MockClock) -> None:
