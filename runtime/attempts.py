@@ -6,6 +6,7 @@ slot belongs to (worker generation, turn): it is free when the worker says that 
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,9 @@ LET_GO_S = 10.0
 """A worker whose every turn ended that long ago, and which holds on to all of them, is beyond help."""
 ROOM_BYTES = 32 * 2**20
 """While more than this waits for a worker to read it, turns wait in the queue, where they are bounded and told so."""
+HELD_FOR_CLIENT = "its client"
+HELD_FOR_QUOTA = "a quota's reset"
+HELD_FOR_BACKOFF = "a back-off"
 _OVER = (FrameType.DONE, FrameType.ERROR, FrameType.CANCELLED)
 
 
@@ -52,6 +56,7 @@ class Attempts:
             for name, settings in config.providers.items()
         }
         self.states = {name: ProviderState() for name in self.desks}
+        self._held: list[tuple[float, int]] = []  # due and turn number; those that were let go earlier are still here
 
     # -- into a queue ------------------------------------------------------------------------------------------------
 
@@ -84,6 +89,23 @@ class Attempts:
         self.pump(record.desk)
         if self._look_at is None or record.deadline < self._look_at:
             self.look_soon.set()
+
+    def requeue(self, record: TurnRecord) -> None:
+        """Into its desk's queue, before the others: it was accepted before."""
+        record.phase, record.held_for = Phase.WAITING, ""
+        record.desk.queue.put_back(_queue_item(record), self.clock())
+        self.want(record)
+
+    def hold(self, record: TurnRecord, until: float, what_for: str) -> None:
+        """In no queue until then; after that it is queued, or cancelled if it was its client that did not come."""
+        record.phase, record.held_for, record.due = Phase.HELD, what_for, until
+        heapq.heappush(self._held, (until, record.number))
+        if self._look_at is None or until < self._look_at:
+            self.look_soon.set()
+
+    def client_came(self, record: TurnRecord) -> None:
+        if record.phase is Phase.HELD and record.held_for == HELD_FOR_CLIENT:
+            self.requeue(record)
 
     def take_out(self, record: TurnRecord) -> None:
         """The turn waits no longer and holds no slot: nothing of it has reached a worker."""
@@ -206,6 +228,10 @@ class Attempts:
         """Expire, assign, and end what is overdue. Seconds until the next look, None when nothing is live."""
         now = self.clock()
         next_look: float | None = now + 1.0 if self._ledger.live else None
+        while self._held and self._held[0][0] <= now:
+            self._let_go(*heapq.heappop(self._held))
+        if self._held and next_look is not None:
+            next_look = min(next_look, self._held[0][0])
         for desk in self.desks.values():
             for item in desk.queue.expire(now):
                 record = self._ledger.live[int(item.id)]
@@ -220,6 +246,15 @@ class Attempts:
                 next_look = min(next_look, desk.queue.next_look(now))
         self._look_at = next_look
         return None if next_look is None else max(next_look - now, 0.001)
+
+    def _let_go(self, due: float, number: int) -> None:
+        record = self._ledger.live.get(number)
+        if record is None or record.phase is not Phase.HELD or record.due != due:
+            return
+        if record.held_for == HELD_FOR_CLIENT:
+            self.cancel(record, "its client did not come back")
+        else:
+            self.requeue(record)
 
     # -- to a worker -------------------------------------------------------------------------------------------------
 

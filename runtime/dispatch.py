@@ -7,16 +7,16 @@ attempts.py's; decisions are router.py's, taskqueue.py's and retry.py's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
 
-from loopforge.drivers.errors import TurnError
+from loopforge.drivers.errors import TurnError, WorkerLost
 from loopforge.drivers.turn import MAX_ID_BYTES
-from loopforge.runtime.attempts import Attempts
+from loopforge.runtime.attempts import HELD_FOR_CLIENT, HELD_FOR_QUOTA, Attempts
 from loopforge.runtime.config.values import Config
-from loopforge.runtime.errors import BadTurn, Draining, IdConflict, JournalFailed, TooLarge
+from loopforge.runtime.errors import BadTurn, DeadlineExceeded, Draining, IdConflict, JournalFailed, TooLarge
 from loopforge.runtime.journal.memory import MemoryJournal
 from loopforge.runtime.journal.operations import (
     Accepted,
@@ -24,7 +24,7 @@ from loopforge.runtime.journal.operations import (
     Known,
     StoredTurn,
 )
-from loopforge.runtime.ledger import Ledger, outcome_frame
+from loopforge.runtime.ledger import MAX_SEQ, Ledger, outcome_frame
 from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import Asked, ClientLink, Desk, Phase, TurnRecord, Watcher
 from loopforge.runtime.refusals import MAX_TEXT, check_number, error_frame, read_lane, unknown_turn
@@ -97,6 +97,7 @@ class Dispatcher:
             self.ledger.replay_outcome(turn_id, watcher, after=(0, 0))
         else:
             self.ledger.follow(record, watcher, after=(0, 0))
+            self.attempts.client_came(record)
         return True
 
     def _admit(self, header: SubmitHeader, body: bytes, watcher: Watcher) -> None:
@@ -180,6 +181,46 @@ class Dispatcher:
                 _accept(watcher, record.id)
                 self._tell_stored(watcher, result.turn)
 
+    def recover(self, turns: Iterable[StoredTurn]) -> None:
+        """Take up what the last service left behind: detached turns go on, others wait for their clients."""
+        for turn in turns:
+            try:
+                self._take_up(turn)
+            except TurnError as exc:  # no route leads there any more
+                self.ledger.settle_stored(turn, exc)
+
+    def _take_up(self, turn: StoredTurn) -> None:
+        """Raises NoRoute, ProviderDown."""
+        now, wall = self.attempts.clock(), self.ledger.wall()
+        record = self._new_record(_header_of(turn), turn.body, now)
+        record.accepted, record.attempt, record.noted = True, turn.attempts, turn.attempt
+        record.accepted_at = min(now + turn.accepted_at - wall, now)
+        record.deadline = now + turn.deadline - wall
+        self.ledger.budget.put_back(record.place, record.size)
+        self.ledger.take_up(record)
+        lost = None
+        if turn.state == "running" and turn.attempt is not None:
+            lost = WorkerLost(turn.attempt.provider, "the service died during the turn", model=turn.attempt.model)
+            record.seq = MAX_SEQ - 2  # behind whatever a client has seen of that attempt
+        if record.deadline <= now:
+            self.attempts.fail(record, DeadlineExceeded(what="the deadline passed while there was no service"))
+        elif lost is not None and (not record.resend_safe or record.attempt >= self.config.runtime.max_attempts):
+            self.attempts.fail(record, lost)
+        else:
+            if lost is not None:
+                self.ledger.store_failure(record, lost, {}, ambiguous=True)
+                self.ledger.restarted(record, lost.what, record.target.provider)
+            self._go_on(record, turn, now + (turn.park.until - wall if turn.park else 0.0))
+
+    def _go_on(self, record: TurnRecord, turn: StoredTurn, due: float) -> None:
+        if turn.state == "parked":
+            self.attempts.hold(record, due, HELD_FOR_QUOTA)
+        elif record.detached:
+            self.attempts.requeue(record)
+        else:
+            grace_s = self.config.runtime.reattach_grace_s
+            self.attempts.hold(record, self.attempts.clock() + grace_s, HELD_FOR_CLIENT)
+
     # -- the other requests ------------------------------------------------------------------------------------------
 
     def attach(self, client: ClientLink, frame: Frame) -> None:
@@ -200,6 +241,7 @@ class Dispatcher:
             raise unknown_turn(turn_id)
         if (record := self.ledger.get(turn_id)) is not None:
             self.ledger.follow(record, watcher, after=after)
+            self.attempts.client_came(record)
         elif not self.ledger.replay_outcome(turn_id, watcher, after=after):
             self.ledger.look_up(turn_id, lambda turn: self._tell_stored(watcher, turn, turn_id))
 
@@ -260,13 +302,18 @@ class Dispatcher:
         self.draining = True
         self.ledger.expect_end()
 
-    def abandon(self, why: str) -> int:
-        """End every turn that is left, as the service stops. How many there were."""
+    def abandon(self, why: str) -> tuple[int, int]:
+        """Let go of every turn, as the service stops: how many failed, how many the journal keeps for the next start.
+
+        Their clients are not told that anything ended: they ask the next service for them.
+        """
         self.drain()
+        if self.ledger.journal.durability == "disk":
+            return 0, self.ledger.leave_to_journal()
         left = list(self.ledger.live.values())
         for record in left:
             self.attempts.abandon(record, Draining(what=why))
-        return len(left)
+        return len(left), 0
 
     def status(self) -> dict[str, Any]:
         """What `loopforge status` shows, as plain values: see status.py."""
@@ -280,6 +327,24 @@ class Dispatcher:
             "journal": self.ledger.journal.status(),
         }
         return service | describe(self.config, self.desks, list(self.ledger.live.values()), now)
+
+
+def _header_of(turn: StoredTurn) -> SubmitHeader:
+    """What its client had said of it."""
+    return {
+        "id": turn.id,
+        "hash": turn.body_hash,
+        "kind": turn.kind,
+        "session": turn.session,
+        "lane": turn.lane,
+        "remaining_ms": None,
+        "features": list(turn.features),
+        "size": turn.size,
+        "provider": turn.provider,
+        "model": turn.model,
+        "detached": turn.detached,
+        "resend_safe": turn.resend_safe,
+    }
 
 
 def _check_names(header: SubmitHeader) -> None:

@@ -35,7 +35,7 @@ from loopforge.runtime.journal.operations import (
 )
 from loopforge.runtime.kept import Kept, KeptFramesPool, Outcome
 from loopforge.runtime.records import Phase, TurnRecord, Watcher
-from loopforge.runtime.refusals import MAX_TEXT
+from loopforge.runtime.refusals import MAX_TEXT, error_header
 from loopforge.runtime.taskqueue import ByteBudget
 from loopforge.workers.framing import encode, renumber
 from loopforge.workers.messages import FrameType, pack
@@ -224,6 +224,33 @@ class Ledger:
             self._tell(record, outcome)
 
         self.journal.post(finish, tell)
+
+    def settle_stored(self, turn: StoredTurn, error: TurnError) -> None:
+        """End a turn that the journal has and that cannot be taken up."""
+        spent = Spent(provider=turn.provider, model=turn.model, kind=turn.kind, session=turn.session, attempts=0)
+        finish = Finish(
+            id=turn.id,
+            state="failed",
+            attempt=turn.attempts,
+            seq=MAX_SEQ,
+            header=error_header(error, attempts=turn.attempts),
+            body=b"",
+            ended_at=self.wall(),
+            spent=spent,
+        )
+        self.journal.post(finish, _ignore)
+
+    def leave_to_journal(self) -> int:
+        """Forget every live turn without an outcome: the next service takes them up. How many there were."""
+        left = [record for record in self.live.values() if record.phase is not Phase.ENDED]
+        for record in left:
+            record.phase = Phase.ENDED
+            self.kept.forget(record.id)
+            for client, number, _ in (*record.watchers, *record.unanswered):
+                client.turns.pop(number, None)
+            record.watchers, record.unanswered = [], []
+            self._close(record)
+        return len(left)
 
     def _tell(self, record: TurnRecord, outcome: Outcome) -> None:
         self.kept.finish(record.id, outcome)

@@ -19,7 +19,10 @@ from loopforge.runtime.taskqueue import TaskQueue
 
 
 class Phase(enum.Enum):
+    """WAITING: in a queue. HELD: in none, until its `due`. RUNNING: it has a slot. ENDED: its outcome is decided."""
+
     WAITING = "waiting"
+    HELD = "held"
     RUNNING = "running"
     ENDED = "ended"
 
@@ -63,6 +66,7 @@ class TurnRecord:
     `desk`: where it waits or runs; `generation`: of the desk's worker that gave it a slot.
     `sent`: this attempt has reached a worker; `at_worker`: which has not let go of it yet.
     `relayed`: an event after `started` has gone out for this attempt.
+    `held_for`: what it waits for while HELD ("its client", "a back-off", "a quota's reset"), until `due`.
     `cancel_why`: somebody cancelled; whatever the worker says next, the outcome is cancelled or what came before it.
     """
 
@@ -96,6 +100,8 @@ class TurnRecord:
     first_sent_at: float | None = None
     started: bool = False
     relayed: bool = False
+    held_for: str = ""
+    due: float = 0.0
     cancel_why: str | None = None
 
     @property

@@ -10,13 +10,17 @@ import gc
 import logging
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
 import loopforge
 from loopforge.runtime.config import paths
-from loopforge.runtime.config.values import Config
+from loopforge.runtime.config.values import Config, RuntimeSettings
+from loopforge.runtime.journal.disk import open_journal
+from loopforge.runtime.journal.operations import Journal
 from loopforge.runtime.listener import bound_socket, listen
 from loopforge.runtime.supervisor import Supervisor
 
@@ -35,28 +39,41 @@ async def serve(config: Config, socket_path: Path | None = None) -> int:
     """
     hide_memory()
     path = socket_path or paths.server_socket(config.runtime.socket, os.environ)
-    supervisor = Supervisor(config=config)
     with bound_socket(path, config.runtime) as listener:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(supervisor.run)
-            await nursery.start(listen, listener, supervisor.dispatcher)
-            tame_collector()
-            log.info("LoopForge %s serves %s on %s", loopforge.__version__, config.path, path)
-            abandoned = await _until_stopped(supervisor)
-            nursery.cancel_scope.cancel()
+        async with _journal(config.runtime) as journal:
+            supervisor = Supervisor(config=config, journal=journal)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(supervisor.run)
+                await nursery.start(listen, listener, supervisor.dispatcher)
+                tame_collector()
+                log.info("LoopForge %s serves %s on %s", loopforge.__version__, config.path, path)
+                abandoned = await _until_stopped(supervisor)
+                nursery.cancel_scope.cancel()
     log.info("stopped")
     return STOPPED_WITH_TURNS if abandoned else STOPPED
 
 
+@asynccontextmanager
+async def _journal(settings: RuntimeSettings) -> AsyncIterator[Journal | None]:
+    """Where accepted turns are on disk, None when [runtime] journal is false. Raises UnusableJournal."""
+    if not settings.journal:
+        yield None
+        return
+    path = paths.journal_path(os.environ)
+    async with open_journal(path, retain_days=settings.retain_days, retain_mb=settings.retain_mb) as journal:
+        yield journal
+
+
 async def _until_stopped(supervisor: Supervisor) -> int:
-    """Wait for the signals and obey them. How many turns were abandoned."""
+    """Wait for the signals and obey them. How many turns failed by that."""
+    outcome = (0, 0)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             draining = False
-            abandoned: list[int] = []
 
             async def drain() -> None:
-                abandoned.append(await supervisor.drain())
+                nonlocal outcome
+                outcome = await supervisor.drain()
                 nursery.cancel_scope.cancel()
 
             async for number in signals:
@@ -68,9 +85,12 @@ async def _until_stopped(supervisor: Supervisor) -> int:
                     nursery.start_soon(drain)
                 else:
                     log.info("%s: stopping now", signal.Signals(number).name)
-                    abandoned.append(supervisor.dispatcher.abandon("the service was stopped before this turn was done"))
+                    outcome = supervisor.dispatcher.abandon("the service was stopped before this turn was done")
                     nursery.cancel_scope.cancel()
-    return sum(abandoned)
+    failed, kept = outcome
+    if kept:
+        log.warning("%d turns wait in the journal for the next start", kept)
+    return failed
 
 
 def hide_memory() -> None:

@@ -21,6 +21,7 @@ import loopforge
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.dispatch import Dispatcher
 from loopforge.runtime.errors import ProviderDown, VersionMismatch
+from loopforge.runtime.journal.operations import Journal, Recover, ask_journal
 from loopforge.runtime.process import OpenWorker, WorkerHandle, open_worker
 from loopforge.runtime.records import Desk, DeskState
 from loopforge.runtime.restarts import Down, RestartHistory, RestartPolicy, after_death, after_ready
@@ -54,19 +55,25 @@ class Watch:
 
 @dataclass(slots=True, kw_only=True)
 class Supervisor:
-    """Runs the workers of one configuration. Start `run` in the caller's nursery."""
+    """Runs the workers of one configuration. Start `run` in the caller's nursery.
+
+    `journal`: None keeps turns in memory only. What it holds from before is taken up before anything else.
+    """
 
     config: Config
+    journal: Journal | None = None
     launch: OpenWorker = open_worker
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     jitter: Callable[[], float] = random.random
     dispatcher: Dispatcher = field(init=False)
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(self.config)
+        self.dispatcher = Dispatcher(self.config, journal=self.journal)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep every desk until cancelled; then the workers are stopped in reverse order of their start."""
+        if self.journal is not None:
+            self.dispatcher.recover((await ask_journal(self.journal, Recover())).turns)
         for desk in self.dispatcher.desks.values():
             if desk.routed:
                 desk.wanted.set()
@@ -76,8 +83,8 @@ class Supervisor:
                 nursery.start_soon(self._keep, desk)
             task_status.started()
 
-    async def drain(self) -> int:
-        """Refuse new turns and wait, at most drain_s, for the running ones. How many were left: they fail, Draining."""
+    async def drain(self) -> tuple[int, int]:
+        """Refuse new turns and wait, at most drain_s, for the running ones; then Dispatcher.abandon, and its answer."""
         self.dispatcher.drain()
         with trio.move_on_after(self.config.runtime.drain_s):
             await self.dispatcher.idle.wait()

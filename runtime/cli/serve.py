@@ -25,7 +25,8 @@ def serve(context: click.Context, /, config: Path, socket: str | None, log_level
     """Run the service in the foreground.
 
     SIGTERM finishes the running turns, for at most drain_s of [runtime], and takes no new ones; a second SIGTERM, or
-    Ctrl-C, stops now. Exit code 1 when turns had to be given up, 78 when the configuration has errors.
+    Ctrl-C, stops now. What is not finished then waits in the journal for the next start; without a journal it fails and
+    the exit code is 1. It is 78 when the configuration has errors.
     """
     from loopforge.runtime.config.child import check_in_child_blocking
 
@@ -39,6 +40,7 @@ def serve(context: click.Context, /, config: Path, socket: str | None, log_level
     import trio
 
     from loopforge.runtime.cli.log_thread import logging_to_stderr
+    from loopforge.runtime.journal.files import UnusableJournal
     from loopforge.runtime.listener import SocketBusy
     from loopforge.runtime.serve import serve as run_service
 
@@ -47,7 +49,7 @@ def serve(context: click.Context, /, config: Path, socket: str | None, log_level
             logging.getLogger("loopforge").warning("%s", problem)
         try:
             code = trio.run(run_service, checked.config, path)
-        except* SocketBusy as group:
+        except* (SocketBusy, UnusableJournal) as group:
             raise CommandFailed(str(group.exceptions[0])) from None
     context.exit(code)
 

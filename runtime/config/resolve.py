@@ -57,12 +57,6 @@ NOT_ACTED_ON: Mapping[type[Table], Mapping[str, str]] = {
         "fallbacks": "after an error a turn does not move on to one; they only stand in while the provider is down",
         "park_max_s": "a turn does not wait for a quota to reset",
     },
-    RuntimeTable: {
-        "reattach_grace_s": "turns do not outlive the service",
-        "journal": "turns are kept in memory only",
-        "retain_days": "turns are kept in memory only",
-        "retain_mb": "turns are kept in memory only",
-    },
     HttpTable: {
         "listen": "there is no HTTP ingress",
         "api_key_env": "there is no HTTP ingress",

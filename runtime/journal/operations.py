@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
+import trio
+
 from loopforge.runtime.errors import JournalFailed
 
 R = TypeVar("R")
@@ -382,6 +384,22 @@ class Purge(Operation[Purged]):
 @dataclass(frozen=True, slots=True)
 class Recover(Operation[Recovered]):
     """What a service that starts has to take up again."""
+
+
+async def ask_journal(journal: Journal, operation: Operation[R]) -> R:
+    """Post it and wait for the answer. Raises JournalFailed."""
+    answered = trio.Event()
+    answers: list[R | JournalFailed] = []
+
+    def done(answer: R | JournalFailed) -> None:
+        answers.append(answer)
+        answered.set()
+
+    journal.post(operation, done)
+    await answered.wait()
+    if isinstance(answers[0], JournalFailed):
+        raise answers[0]
+    return answers[0]
 
 
 def weight_bytes(operation: Operation[object]) -> int:

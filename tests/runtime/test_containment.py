@@ -210,7 +210,7 @@ async def test_the_service_stops_and_each_turn_of_a_client_is_told(autojump_cloc
         async with client_module._over(ours) as runtime:
             ids = [await runtime.post(turn(f"t{i}", kind="coding")) for i in range(40)]
             await runtime.cancel("t0")
-            assert core.supervisor.dispatcher.abandon("the service stops") == 40
+            assert core.supervisor.dispatcher.abandon("the service stops") == (40, 0)
             service.cancel()
             for turn_id in ids:
                 with pytest.raises(TurnCancelled if turn_id == "t0" else Draining):

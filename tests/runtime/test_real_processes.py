@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import trio
 from loopforge.drivers.errors import WorkerLost
 from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.server import Simulator, open_simulator
-from loopforge.drivers.turn import Event, Restarted, TextDelta, Turn, user
+from loopforge.drivers.turn import Done, Event, Restarted, TextDelta, Turn, user
 from loopforge.runtime.client import Runtime, connect, open_runtime
 from loopforge.runtime.config.values import Config
-from loopforge.runtime.errors import ConnectionLost, DeadlineExceeded, ProviderDown
+from loopforge.runtime.errors import ConnectionLost, DeadlineExceeded, IdConflict, ProviderDown
 from loopforge.runtime.process import KEPT_VARIABLES
 from tests.runtime.core import config, provider
 from tests.workers.real_worker import stop, wait_dead
@@ -212,7 +212,8 @@ sys.exit(trio.run(serve, config, Path(path)))
 
 @contextmanager
 def a_service(base_url: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    service = subprocess.Popen([sys.executable, "-c", SERVICE, base_url, str(path)])
+    environment = os.environ | {"LOOPFORGE_HOME": str(path.parent.parent)}
+    service = subprocess.Popen([sys.executable, "-c", SERVICE, base_url, str(path)], env=environment)
     try:
         yield service
     finally:
@@ -234,3 +235,42 @@ async def test_kill_9_of_the_supervisor_leaves_no_worker_and_no_connection(tmp_p
                 await simulator.stats.wait(lambda stats: not stats.active)
                 with pytest.raises(ConnectionLost):
                     await events.reply()
+
+
+async def test_a_stream_goes_on_after_kill_9_of_the_supervisor(tmp_path: Path) -> None:
+    """What was accepted is on disk: the next service sends it again, and the client sees that what it had is void."""
+    path = tmp_path / "run" / "s"
+    slow = {"cloud": Profile(first_token_s=0, tokens_per_s=50, answer_tokens=50)}
+    async with open_simulator(slow) as simulator:
+        with trio.fail_after(2 * PATIENCE_S), a_service(simulator.base_url("cloud"), path) as service:
+            while not path.exists():  # noqa: ASYNC110 - another process makes it
+                await trio.sleep(0.02)
+            async with connect(path) as runtime, runtime.stream(a_turn("coding")) as events:
+                await first_text(events)
+                service.kill()
+                with a_service(simulator.base_url("cloud"), path):
+                    seen: list[Event] = [event async for event in events]
+    restarted = next(index for index, event in enumerate(seen) if isinstance(event, Restarted))
+    done = seen[-1]
+    assert isinstance(done, Done)
+    assert done.reply.attempts == 2
+    assert done.reply.text == "".join(event.text for event in seen[restarted:] if isinstance(event, TextDelta))
+
+
+async def test_a_second_post_of_a_turn_that_ended_before_a_crash_is_answered_from_disk(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "s"
+    async with open_simulator(PROFILES) as simulator:
+        base_url, asked = simulator.base_url("local"), replace(a_turn("coding"), id="once")
+        with trio.fail_after(2 * PATIENCE_S), a_service(base_url, path) as service:
+            while not path.exists():  # noqa: ASYNC110 - another process makes it
+                await trio.sleep(0.02)
+            async with connect(path) as runtime:
+                first = await runtime.ask(asked)
+                service.kill()
+                with a_service(base_url, path):
+                    again = await runtime.ask(asked)
+                    assert again == first
+                    assert await runtime.wait("once") == first
+                    with pytest.raises(IdConflict):
+                        await runtime.ask(replace(asked, kind="coding", max_output_tokens=7))
+        assert simulator.stats.requests == 1
