@@ -44,7 +44,7 @@ def opaque(*, model: str = MODEL, provider: str = PROVIDER, **data: Any) -> Opaq
     return Opaque(provider=provider, model=model, data={"wire": KIND, **data})
 
 
-def chunk(finish: str = "", usage: Json | None = None, **delta: Any) -> Json:
+def chunk(finish: str = "", usage: Json | None = None, /, **delta: Any) -> Json:
     """One chunk of a stream."""
     choice: Json = {"index": 0, "delta": {"role": "assistant", **delta}}
     if finish:
@@ -52,7 +52,7 @@ def chunk(finish: str = "", usage: Json | None = None, **delta: Any) -> Json:
     return _answer(choice, usage)
 
 
-def whole(finish: str = "stop", usage: Json | None = None, **message: Any) -> Json:
+def whole(finish: str = "stop", usage: Json | None = None, /, **message: Any) -> Json:
     """An answer in one piece."""
     return _answer({"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}, usage)
 
