@@ -2,7 +2,9 @@
 
 config/         what a person wrote, checked in a short-lived child, handed over as frozen values
 router.py       pure: (turn, routes, provider states, now) -> ordered candidates, or NoRoute
-taskqueue.py    pure: lanes, fairness, slots: what starts now, or when to look again
+taskqueue.py    pure: lanes, fairness, slots, limits: what starts now, or when to look again
+lanes.py        pure: where a turn waits: in its lane, for a time, behind a gate, to run alone
+rates.py        pure: requests and tokens a minute, estimated before, corrected after, tightened by headers
 retry.py        pure: (error, what was tried, candidates as they stand) -> resend, send elsewhere, park, or give up
 breakers.py     pure: who takes no turns for a while because too many failed there, and which turn probes
 restarts.py     pure: restart window, back-off, give up

@@ -1,7 +1,8 @@
 """The queue of ONE provider: which turns wait, which hold a slot, and what starts now. Pure: `now` is an argument.
 
-Bodies, channels and workers are dispatch.py's; it calls `assign` after every change and acts on the answer. All times
-are seconds on one clock of the caller's choice, all sizes bytes.
+Bodies, channels and workers are the dispatcher's; it calls `assign` after every change and acts on the answer. What a
+lane holds and where else a turn may wait is lanes.py's, the minute's limits are rates.py's. All times are seconds on
+one clock of the caller's choice, all sizes bytes.
 
 Who is next. A slot that comes free goes to
 1. the interactive lane, while fewer interactive turns run than there are reserved slots: nobody else may use those;
@@ -16,36 +17,39 @@ alone lets something start.
 Inside a lane sessions take turns, one turn each; turns without a session are one session. Turns put back (resends) go
 before all others of their lane, in the order they were put back.
 
-Every operation on a turn is O(1), or O(log n) where deadlines are involved (amortised, see _Deadlines).
+Limits a minute. The turn whose turn it is waits until they allow it, and nobody of its lane or a lower one passes it,
+however small. Where there are limits, a start in a reserved slot passes the others over too, because it takes of what
+they share; and while a lane that was passed over for PASSED_OVER_S waits for the limits, interactive turns start only
+out of the share that is theirs alone.
+
+Elsewhere than in their lane, and in nobody's way, wait: turns whose time has not come (`not_before`), turns whose
+model's gate is closed (breakers.py), and turns that must run alone. While one of those runs nothing else starts; to let
+it start the others stop starting, and after it they have the provider for as long as they stood back for it.
+
+Every operation on a turn is O(1), or O(log n) where times are involved (amortised, see lanes.py).
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from loopforge.drivers.registry import ProviderSettings
-from loopforge.drivers.turn import LANES, Lane
+from loopforge.drivers.turn import LANES, Lane, Limits
+from loopforge.runtime.breakers import EVERY_MODEL, Gate
 from loopforge.runtime.errors import QueueFull, TooLarge
+from loopforge.runtime.lanes import Alone, Held, Item, Later, Times, TurnLane, Waiting
+from loopforge.runtime.rates import Rates, RatesStatus
+
+__all__ = ["PASSED_OVER_S", "Assignment", "ByteBudget", "Item", "QueueStatus", "TaskQueue"]
 
 # A lane gets a slot at least this often while others take all of them. Long against a turn of a chat model (a few
 # seconds), so that priority means something; short against the default deadline (1,800 s), so that none waits it out.
 PASSED_OVER_S = 30.0
 STARTS_KEPT = 64  # the last starts, from which the rate at which places come free is estimated
 MIN_RETRY_AFTER_S = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """A turn as the queue sees it. `size_bytes`: what it occupies while it waits. `deadline`: math.inf for none."""
-
-    id: str
-    session: str = ""
-    lane: Lane = "normal"
-    size_bytes: int = 0
-    deadline: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +65,10 @@ class Assignment:
 class QueueStatus:
     """The queue at one moment. `waiting`: turns by lane; `places`: kept for turns that are being written down.
 
+    `later`, `held`, `alone`: of those that wait, how many wait for a time, for a gate, and for the others to end.
     `running`: ids by worker generation, in order of start. `queued_bytes`: of `waiting` and `places`.
-    `oldest_wait_s`: of the turn that waits longest, 0 when none does.
+    `oldest_wait_s`: of the turn that waits longest, 0 when none does. `limited_until`: the next turn starts then, when
+    the limits a minute are all that keeps it; -math.inf otherwise.
     """
 
     waiting: dict[Lane, int]
@@ -72,25 +78,46 @@ class QueueStatus:
     max_concurrency: int
     reserve: int
     oldest_wait_s: float
+    later: int
+    held: int
+    alone: int
+    limited_until: float
+    rates: RatesStatus
+
+
+_NO_GATES: Mapping[str, Gate] = {}
+_OPEN = Gate(allow=1 << 60, until=-math.inf)
 
 
 class TaskQueue:
     """Turns waiting for, and slots held at, the provider that `settings` describes.
 
-    Of the settings only name, max_concurrency, reserve, max_queued and max_queued_bytes matter here. At least one slot
-    stays open to all lanes, whatever `reserve` says.
+    Of the settings only name, max_concurrency, reserve, the bounds max_queued and max_queued_bytes, and the limits a
+    minute matter here. At least one slot stays open to all lanes, whatever `reserve` says.
     """
 
     def __init__(self, settings: ProviderSettings) -> None:
         self._settings = settings
-        self._slots = _Slots(settings.max_concurrency, min(settings.reserve, settings.max_concurrency - 1))
-        self._lanes = {lane: _Lane() for lane in LANES}
-        self._waiting: OrderedDict[str, _Waiting] = OrderedDict()  # longest wait first
-        self._overdue: dict[str, _Waiting] = {}  # of the waiting: in no lane any more, until expire() hands them out
-        self._deadlines = _Deadlines()
+        self._slots = _Slots(settings.max_concurrency, settings.reserve)
+        self._rates = Rates(
+            settings.requests_per_minute, settings.tokens_per_minute, keeps_share=self._slots.reserve > 0
+        )
+        self._lanes = {lane: TurnLane() for lane in LANES}
+        self._waiting: OrderedDict[str, Waiting] = OrderedDict()  # longest wait first
+        self._overdue: dict[str, Waiting] = {}  # of the waiting: at no place any more, until expire() hands them out
+        self._later = Later()
+        self._held = Held()
+        self._alone = Alone()
+        self._deadlines = Times()
         self._bytes = 0
         self._entered = 0
         self._starts: deque[float] = deque(maxlen=STARTS_KEPT)
+        self._gates = _NO_GATES
+        self._allowed: dict[str, int] = {}  # of the gates that are not open: how many may still pass
+        self._limited_until = -math.inf
+        self._runs_alone = ""
+        self._stand_back_since = math.inf  # while the others make room for a turn that runs alone
+        self._alone_from = -math.inf
 
     def __len__(self) -> int:
         """Turns that wait."""
@@ -99,7 +126,22 @@ class TaskQueue:
     @property
     def free_slots(self) -> int:
         """Slots nobody holds, the reserved ones among them."""
-        return self._slots.free
+        return max(0, self._slots.free)
+
+    def idle_for(self, lane: Lane, tokens: int, now: float) -> bool:
+        """Whether a turn of that lane and prompt would start at once, as far as slots, limits and others go.
+
+        Gates are not looked at.
+        """
+        slots = self._slots.common_free + (self._slots.reserved_free if lane == "interactive" else 0)
+        before = sum(self._lanes[name].waiting for name in LANES[: LANES.index(lane) + 1])
+        if self._runs_alone or len(self._alone) or before or slots <= 0:
+            return False
+        return self.earliest(lane, tokens, now) <= now
+
+    def earliest(self, lane: Lane, tokens: int, now: float) -> float:
+        """Before that moment the limits a minute let no such turn start, even if nobody else waits."""
+        return self._rates.when(tokens, now, interactive=lane == "interactive")
 
     # -- coming in ---------------------------------------------------------------------------------------------------
 
@@ -130,31 +172,49 @@ class TaskQueue:
         else:
             self._check_new(item.id)
             self._check_bounds(item.size_bytes, self._lanes[item.lane], now)
-        self._lanes[item.lane].append(self._enter(item, now))
+        self._place(self._enter(item, now))
 
-    def put_back(self, item: Item, now: float) -> None:
-        """A turn that was assigned and released waits again, before the other turns of its lane.
+    def put_back(self, item: Item, now: float, *, not_before: float = -math.inf) -> None:
+        """A turn that was accepted before, here or at another provider, waits (again) before the others of its lane.
 
-        Never refused: it was accepted before. Turns put back one after the other keep that order.
+        `not_before`: it stays out of the others' way until then. Never refused. Turns put back one after the other
+        keep that order.
         """
         self._check_new(item.id)
-        self._lanes[item.lane].put_back(self._enter(item, now))
+        waiting = self._enter(item, now)
+        waiting.returned = True
+        if not_before > now:
+            self._lanes[item.lane].aside += 1
+            self._later.add(waiting, not_before)
+        else:
+            self._place(waiting)
 
     # -- going out ---------------------------------------------------------------------------------------------------
 
-    def assign(self, now: float, *, generation: int) -> list[Assignment]:
-        """What starts now on the worker `generation`, in this order: as many as free slots and lanes allow.
+    def assign(self, now: float, *, generation: int, gates: Mapping[str, Gate] = _NO_GATES) -> list[Assignment]:
+        """What starts now on the worker `generation`, in this order: as many as slots, lanes, limits and gates allow.
 
-        Each holds its slot from here on. Turns whose deadline has passed are not among them: see expire.
+        Each holds its slot from here on. Turns whose deadline has passed are not among them: see expire. `gates`: of
+        this provider, from breakers.py; they hold until the next call.
         """
         self._set_overdue_aside(now)
+        self._limited_until = -math.inf
+        self._mark_end_of_alone(now)
+        self._use_gates(gates)
+        for waiting in self._later.pop_until(now):
+            self._lanes[waiting.item.lane].aside -= 1
+            self._place(waiting)
         assignments = []
-        while (lane := self._next_lane(now)) is not None:
-            waiting = lane.pop()
+        while (next_one := self._next(now)) is not None:
+            waiting, item = next_one, next_one.item
+            self._take_out(waiting)
             self._leave(waiting)
-            self._slots.take(waiting.item, generation)
+            self._slots.take(item, generation)
+            self._rates.take(item.id, item.tokens, now, interactive=item.lane == "interactive")
+            if self._allowed and not item.pinned:
+                self._pass_gates(item.model)
             self._starts.append(now)
-            assignments.append(Assignment(item=waiting.item, generation=generation, waited_s=now - waiting.since))
+            assignments.append(Assignment(item=item, generation=generation, waited_s=now - waiting.since))
         return assignments
 
     def expire(self, now: float) -> list[Item]:
@@ -167,27 +227,35 @@ class TaskQueue:
         return [waiting.item for waiting in overdue]
 
     def next_look(self, now: float) -> float:
-        """When to call expire and assign again if nothing else happens before: the first deadline, or math.inf.
+        """When to call expire and assign again if nothing else happens before; math.inf for never.
 
-        Only deadlines pass by themselves; a start also needs an offer, a release or a put_back, and whoever makes one
-        calls assign.
+        Deadlines and times to start from pass by themselves, and so do limits and gates as the last assign met them; a
+        start also needs an offer, a release or a put_back, and whoever makes one calls assign.
         """
         if self._overdue:
             return now
-        return max(now, self._deadlines.first())
+        at = min(self._deadlines.first(), self._later.first())
+        if self._limited_until > -math.inf:
+            at = min(at, self._limited_until)
+        if len(self._held):
+            at = min(at, *(gate.until for gate in self._gates.values() if not gate.allow))
+        if len(self._alone) and self._alone_from > now:
+            at = min(at, self._alone_from)
+        return max(now, at)
 
     def cancel(self, turn_id: str) -> Item | None:
         """Take a waiting turn out. None when it does not wait: it holds a slot, has only a place, or is not here."""
         if (waiting := self._waiting.get(turn_id)) is None:
             return None
         if self._overdue.pop(turn_id, None) is None:
-            self._lanes[waiting.item.lane].remove(waiting)
+            self._remove(waiting)
         self._leave(waiting)
         return waiting.item
 
-    def drain(self) -> list[Item]:
-        """Take out every waiting turn, longest wait first. Slots and places stay with their owners."""
-        return [item for turn_id in list(self._waiting) if (item := self.cancel(turn_id))]
+    def drain(self, model: str | None = None) -> list[Item]:
+        """Take out every waiting turn, or every one for `model`, longest wait first. Slots and places stay."""
+        chosen = [turn_id for turn_id, waiting in self._waiting.items() if model in (None, waiting.item.model)]
+        return [item for turn_id in chosen if (item := self.cancel(turn_id))]
 
     # -- slots -------------------------------------------------------------------------------------------------------
 
@@ -202,36 +270,173 @@ class TaskQueue:
         """The worker is gone: all its slots are free. The turns that held them, in order of start."""
         return self._slots.release_generation(generation)
 
+    def set_concurrency(self, slots: int) -> None:
+        """So many slots from now on, at least one. Turns that hold more keep them until they end."""
+        self._slots.resize(max(1, slots), self._settings.reserve)
+
+    # -- limits a minute ---------------------------------------------------------------------------------------------
+
+    def correct(self, turn_id: str, input_tokens: int | None, output_tokens: int | None) -> None:
+        """What the turn's attempt really cost; None: the provider did not say, the estimate stays."""
+        self._rates.correct(turn_id, input_tokens, output_tokens)
+
+    def refund(self, turn_id: str, *, request: bool = False) -> None:
+        """The turn's attempt cost no tokens; with `request` it never reached the provider at all."""
+        self._rates.refund(turn_id, request=request)
+
+    def learn(self, limits: Limits, at: float, now: float) -> None:
+        """What the provider's rate-limit headers said. `at`: about when they came, the attempt's first event."""
+        self._rates.learn(limits, at, now)
+
     def snapshot(self, now: float) -> QueueStatus:
         return QueueStatus(
-            waiting={name: lane.waiting for name, lane in self._lanes.items()},
+            waiting={name: lane.waiting + lane.aside for name, lane in self._lanes.items()},
             places=sum(len(lane.places) for lane in self._lanes.values()),
             queued_bytes=self._bytes,
             running=self._slots.by_generation(),
             max_concurrency=self._slots.total,
             reserve=self._slots.reserve,
             oldest_wait_s=max(0.0, now - next(iter(self._waiting.values())).since) if self._waiting else 0.0,
+            later=self._later.count,
+            held=len(self._held),
+            alone=len(self._alone),
+            limited_until=self._limited_until,
+            rates=self._rates.snapshot(now),
         )
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _next_lane(self, now: float) -> _Lane | None:
-        """The lane whose next turn starts now, or None. Notes who was passed over, so its turn must be started."""
-        interactive = self._lanes["interactive"]
-        if interactive.waiting and self._slots.reserved_free > 0:
-            return interactive  # the others could not have had this slot: they are not passed over
-        if self._slots.common_free <= 0:
+    def _next(self, now: float) -> Waiting | None:
+        """The turn that starts now, or None. Notes who was passed over, so it must be started."""
+        if self._runs_alone:
             return None
-        candidates = [lane for lane in self._lanes.values() if lane.waiting]
-        if not candidates:
+        if len(self._alone) and (first := self._first_alone()) is not None and self._is_alones_turn(now):
+            return self._start_alone(first, now)
+        waiting = {name: turn for name, lane in self._lanes.items() if (turn := self._peek(lane)) is not None}
+        if not waiting:
             return None
-        chosen = min(candidates, key=lambda lane: lane.passed_over_since)  # the first lane when none was passed over
-        if now - chosen.passed_over_since < PASSED_OVER_S:
-            chosen = candidates[0]
-        for lane in candidates[candidates.index(chosen) + 1 :]:
-            lane.passed_over_since = min(lane.passed_over_since, now)
-        chosen.passed_over_since = math.inf
-        return chosen
+        interactive = "interactive" in waiting and self._slots.reserved_free > 0
+        chosen, aged = self._choose([*waiting], now) if self._slots.common_free > 0 else (None, False)
+        if not self._rates.active:
+            if interactive:
+                return waiting["interactive"]  # the others could not have had this slot: they are not passed over
+            return None if chosen is None else self._start_in_common(chosen, waiting, now)
+        if chosen is not None and aged and chosen != "interactive":
+            if self._is_allowed(waiting[chosen], now):
+                return self._start_in_common(chosen, waiting, now)
+            turn = waiting.get("interactive")
+            return turn if turn is not None and self._rates.within_share(turn.item.tokens, now) else None
+        name: Lane | None = "interactive" if interactive else chosen
+        if name is None or not self._is_allowed(waiting[name], now):
+            return None
+        if self._slots.common_free > 0:
+            return self._start_in_common(name, waiting, now)
+        return waiting[name]
+
+    def _choose(self, lanes: list[Lane], now: float) -> tuple[Lane, bool]:
+        """The lane that a slot which all may have goes to, and whether it is so by its age."""
+        first = min(lanes, key=lambda name: self._lanes[name].passed_over_since)  # the first when none was passed over
+        if now - self._lanes[first].passed_over_since >= PASSED_OVER_S:
+            return first, True
+        return lanes[0], False
+
+    def _start_in_common(self, chosen: Lane, waiting: Mapping[Lane, Waiting], now: float) -> Waiting:
+        for name in waiting:
+            if LANES.index(name) > LANES.index(chosen):
+                self._lanes[name].passed_over_since = min(self._lanes[name].passed_over_since, now)
+        self._lanes[chosen].passed_over_since = math.inf
+        return waiting[chosen]
+
+    def _is_allowed(self, turn: Waiting, now: float) -> bool:
+        """By the limits a minute; when not, notes from when on."""
+        at = self._rates.when(turn.item.tokens, now, interactive=turn.item.lane == "interactive")
+        if at > now:
+            self._limited_until = at
+        return at <= now
+
+    # -- turns that run alone ----------------------------------------------------------------------------------------
+
+    def _first_alone(self) -> Waiting | None:
+        while (first := self._alone.first()) is not None and self._is_shut(first.item):
+            self._hold(first)
+        return first
+
+    def _is_alones_turn(self, now: float) -> bool:
+        return now >= self._alone_from or not any(lane.waiting for lane in self._lanes.values())
+
+    def _start_alone(self, first: Waiting, now: float) -> Waiting | None:
+        """None while others still run: they are not followed by any until this one has run."""
+        self._stand_back_since = min(self._stand_back_since, now)
+        if self._slots.in_use or not self._is_allowed(first, now):
+            return None
+        self._runs_alone = first.item.id
+        return first
+
+    def _mark_end_of_alone(self, now: float) -> None:
+        """The others have the provider for as long now as they stood back."""
+        if self._runs_alone and self._runs_alone not in self._slots:
+            self._runs_alone = ""
+            self._alone_from = now + (now - self._stand_back_since)
+            self._stand_back_since = math.inf
+
+    # -- gates -------------------------------------------------------------------------------------------------------
+
+    def _use_gates(self, gates: Mapping[str, Gate]) -> None:
+        """Let turns back into their lanes whose gate is open again: all, or as many of each lane as may probe."""
+        self._gates = gates
+        self._allowed = {model: gate.allow for model, gate in gates.items()}
+        for model in self._held.models() if len(self._held) else ():
+            if most := self._most(model):
+                for waiting in self._held.take(model, most):
+                    self._lanes[waiting.item.lane].aside -= 1
+                    self._restore(waiting)
+
+    def _most(self, model: str) -> float:
+        return min(self._allowed.get(EVERY_MODEL, math.inf), self._allowed.get(model, math.inf))
+
+    def _is_shut(self, item: Item) -> bool:
+        return bool(self._allowed) and not item.pinned and self._most(item.model) <= 0
+
+    def _pass_gates(self, model: str) -> None:
+        for name in {EVERY_MODEL, model}:
+            if name in self._allowed:
+                self._allowed[name] -= 1
+
+    def _peek(self, lane: TurnLane) -> Waiting | None:
+        """The lane's next turn whose gate is open; those before it are held."""
+        while (waiting := lane.peek()) is not None and self._is_shut(waiting.item):
+            self._hold(waiting)
+        return waiting
+
+    def _hold(self, waiting: Waiting) -> None:
+        self._remove(waiting)
+        self._lanes[waiting.item.lane].aside += 1
+        self._held.add(waiting)
+
+    # -- places ------------------------------------------------------------------------------------------------------
+
+    def _place(self, waiting: Waiting) -> None:
+        """Where a turn waits whose time has come."""
+        if waiting.item.alone:
+            self._lanes[waiting.item.lane].aside += 1
+            self._alone.add(waiting)
+        else:
+            self._lanes[waiting.item.lane].append(waiting)
+
+    def _restore(self, waiting: Waiting) -> None:
+        if waiting.item.alone:
+            self._lanes[waiting.item.lane].aside += 1
+            self._alone.restore(waiting)
+        else:
+            self._lanes[waiting.item.lane].restore(waiting)
+
+    def _remove(self, waiting: Waiting) -> None:
+        """From its place."""
+        lane = self._lanes[waiting.item.lane]
+        assert waiting.place is not None
+        if waiting.place is not lane:
+            lane.aside -= 1
+        waiting.place.remove(waiting)
 
     def _check_new(self, turn_id: str) -> None:
         if (
@@ -241,7 +446,7 @@ class TaskQueue:
         ):
             raise ValueError(f"turn {turn_id!r} is in the queue of {self._settings.name} already")
 
-    def _check_bounds(self, size_bytes: int, lane: _Lane, now: float) -> None:
+    def _check_bounds(self, size_bytes: int, lane: TurnLane, now: float) -> None:
         """Raises QueueFull, TooLarge."""
         settings = self._settings
         if size_bytes > settings.max_queued_bytes:
@@ -254,7 +459,10 @@ class TaskQueue:
         bytes_over = self._bytes + size_bytes - settings.max_queued_bytes
         if depth < settings.max_queued and bytes_over <= 0:
             return
-        if lane is self._lanes["interactive"] and lane.waiting + len(lane.places) < self._slots.reserved_free:
+        if (
+            lane is self._lanes["interactive"]
+            and lane.waiting + lane.aside + len(lane.places) < self._slots.reserved_free
+        ):
             return
         starts_needed = 1 if bytes_over <= 0 else math.ceil(depth * bytes_over / self._bytes)
         raise _queue_full(settings, depth, bytes_over, self._retry_after_s(starts_needed, now))
@@ -268,14 +476,20 @@ class TaskQueue:
         estimate = min(by_deadline, by_rate)
         return None if estimate == math.inf else max(MIN_RETRY_AFTER_S, estimate)
 
-    def _enter(self, item: Item, now: float) -> _Waiting:
+    def _enter(self, item: Item, now: float) -> Waiting:
         self._entered += 1
-        waiting = self._waiting[item.id] = _Waiting(item, now, self._entered)
+        waiting = self._waiting[item.id] = Waiting(item, now, self._entered)
         self._bytes += item.size_bytes
-        self._deadlines.add(waiting)
+        self._deadlines.add(waiting, item.deadline)
         return waiting
 
-    def _leave(self, waiting: _Waiting) -> None:
+    def _take_out(self, waiting: Waiting) -> None:
+        if waiting.place is (lane := self._lanes[waiting.item.lane]) and lane.peek() is waiting:
+            lane.pop()  # so that its session goes behind the others
+        else:
+            self._remove(waiting)
+
+    def _leave(self, waiting: Waiting) -> None:
         del self._waiting[waiting.item.id]
         self._bytes -= waiting.item.size_bytes
         waiting.left = True
@@ -283,7 +497,7 @@ class TaskQueue:
 
     def _set_overdue_aside(self, now: float) -> None:
         for waiting in self._deadlines.pop_until(now):
-            self._lanes[waiting.item.lane].remove(waiting)
+            self._remove(waiting)
             self._overdue[waiting.item.id] = waiting
 
 
@@ -300,65 +514,6 @@ def _queue_full(settings: ProviderSettings, depth: int, bytes_over: int, retry_a
     )
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A turn that waits. `number` orders turns of equal deadline; `left` marks entries of _Deadlines as stale."""
-
-    item: Item
-    since: float
-    number: int
-    left: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """The turns of one lane, in the order they start. `passed_over_since`: math.inf when it was not."""
-
-    sessions: OrderedDict[str, OrderedDict[str, _Waiting]] = field(default_factory=OrderedDict)  # next session first
-    returned: OrderedDict[str, _Waiting] = field(default_factory=OrderedDict)
-    places: dict[str, int] = field(default_factory=dict)  # bytes by turn
-    waiting: int = 0
-    passed_over_since: float = math.inf
-
-    def append(self, waiting: _Waiting) -> None:
-        """At the end of its session; a session that had none joins behind the others."""
-        session = self.sessions.get(waiting.item.session)
-        if session is None:
-            session = self.sessions[waiting.item.session] = OrderedDict()
-        session[waiting.item.id] = waiting
-        self.waiting += 1
-
-    def put_back(self, waiting: _Waiting) -> None:
-        self.returned[waiting.item.id] = waiting
-        self.waiting += 1
-
-    def pop(self) -> _Waiting:
-        """Take out the next turn; its session goes behind the others. The lane must not be empty."""
-        if self.returned:
-            waiting = self.returned.popitem(last=False)[1]
-        else:
-            name, session = self.sessions.popitem(last=False)
-            waiting = session.popitem(last=False)[1]
-            if session:
-                self.sessions[name] = session
-        self._one_less()
-        return waiting
-
-    def remove(self, waiting: _Waiting) -> None:
-        item = waiting.item
-        if self.returned.pop(item.id, None) is None:
-            session = self.sessions[item.session]
-            del session[item.id]
-            if not session:
-                del self.sessions[item.session]
-        self._one_less()
-
-    def _one_less(self) -> None:
-        self.waiting -= 1
-        if not self.waiting:
-            self.passed_over_since = math.inf
-
-
 class _Slots:
     """Who runs. A slot in use is an entry of these dicts and nothing else: there is no number that could drift.
 
@@ -367,8 +522,7 @@ class _Slots:
     """
 
     def __init__(self, total: int, reserve: int) -> None:
-        self.total = total
-        self.reserve = max(0, reserve)
+        self.resize(total, reserve)
         self._generations: dict[str, int] = {}  # by turn
         self._turns: dict[int, dict[str, Item]] = {}  # by generation
         self._interactive: set[str] = set()
@@ -376,19 +530,28 @@ class _Slots:
     def __contains__(self, turn_id: str) -> bool:
         return turn_id in self._generations
 
+    def resize(self, total: int, reserve: int) -> None:
+        self.total = total
+        self.reserve = max(0, min(reserve, total - 1))
+
+    @property
+    def in_use(self) -> int:
+        return len(self._generations)
+
     @property
     def free(self) -> int:
+        """Below 0 while more are in use than there are since the last resize."""
         return self.total - len(self._generations)
 
     @property
     def reserved_free(self) -> int:
         """Reserved slots that an interactive turn can have now."""
-        return max(0, self.reserve - len(self._interactive))
+        return max(0, min(self.reserve - len(self._interactive), self.free))
 
     @property
     def common_free(self) -> int:
         """Slots that a turn of any lane can have now."""
-        return self.free - self.reserved_free
+        return self.free - max(0, self.reserve - len(self._interactive))
 
     def take(self, item: Item, generation: int) -> None:
         self._generations[item.id] = generation
@@ -416,42 +579,6 @@ class _Slots:
 
     def by_generation(self) -> dict[int, tuple[str, ...]]:
         return {generation: tuple(turns) for generation, turns in self._turns.items()}
-
-
-class _Deadlines:
-    """Waiting turns by deadline. A turn that left stays in the heap as a stale entry until it comes up or is swept out.
-
-    A sweep happens when more than half of the entries are stale, so its cost is spread over the turns that left: the
-    rule of trio's own deadlines. An entry holds an Item, never a body.
-    """
-
-    SPARE = 64  # stale entries that are never worth a sweep
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, _Waiting]] = []
-
-    def add(self, waiting: _Waiting) -> None:
-        if waiting.item.deadline < math.inf:
-            heapq.heappush(self._heap, (waiting.item.deadline, waiting.number, waiting))
-
-    def first(self) -> float:
-        """The earliest deadline of a waiting turn; math.inf when there is none."""
-        while self._heap and self._heap[0][2].left:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else math.inf
-
-    def pop_until(self, now: float) -> list[_Waiting]:
-        """Take out the turns whose deadline is not after `now`, earliest first."""
-        overdue = []
-        while self.first() <= now:
-            overdue.append(heapq.heappop(self._heap)[2])
-        return overdue
-
-    def sweep_if_stale(self, waiting: int) -> None:
-        """`waiting`: how many turns wait, with or without a deadline."""
-        if len(self._heap) > 2 * waiting + self.SPARE:
-            self._heap = [entry for entry in self._heap if not entry[2].left]
-            heapq.heapify(self._heap)
 
 
 class ByteBudget:
