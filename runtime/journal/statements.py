@@ -72,9 +72,10 @@ def _attempt_row(attempt: Attempt) -> Row:
     return attempt.number, attempt.provider, attempt.model, attempt.since
 
 
+_UNPARK = "park_provider = NULL, park_until = NULL, park_why = NULL"
 UPDATE_RUNNING = (
     f"UPDATE turns SET state = {_RUNNING}, attempt = ?, sent_provider = ?, sent_model = ?, since = ?, "
-    f"park_provider = NULL, park_until = NULL, park_why = NULL WHERE id = ? AND {_IS_LIVE}"
+    f"{_UNPARK} WHERE id = ? AND {_IS_LIVE}"
 )
 
 
@@ -82,7 +83,7 @@ def running_row(operation: Running) -> Row:
     return (*_attempt_row(operation.attempt), operation.id)
 
 
-UPDATE_WAITING = f"UPDATE turns SET state = {_ACCEPTED} WHERE id = ? AND {_IS_LIVE}"
+UPDATE_WAITING = f"UPDATE turns SET state = {_ACCEPTED}, {_UNPARK} WHERE id = ? AND {_IS_LIVE}"
 INSERT_ATTEMPT = (
     f"INSERT OR REPLACE INTO attempts SELECT number, {', '.join('?' * 9)} FROM turns WHERE id = ? AND {_IS_LIVE}"
 )
