@@ -1,7 +1,8 @@
 """What holds for every test: no network, none of the caller's variables, a home of its own, nothing left behind.
 
 The rules are in tests/guard/. Here they are put in force: for the session before anything is collected, then around
-each test. Also hypothesis' profiles and the place of the recorded provider traffic.
+each test. Also hypothesis' profiles and the place of the recorded provider traffic. The one exception is a run of smoke
+tests alone: tests/guard/smoke.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.guard import environment, leaks, namespace
+from tests.guard import environment, leaks, namespace, smoke
 from tests.guard.on_path import sitecustomize as network
 from tests.recorded import MISSING, recordings_folder
 
@@ -32,23 +33,35 @@ _OWN_NETWORK = pytest.StashKey[bool]()
 _SURROUNDINGS = pytest.StashKey[environment.Surroundings]()
 _BEFORE_CALL = pytest.StashKey[leaks.Held]()
 _PASSED = pytest.StashKey[bool]()
+_SMOKE_ALONE = pytest.StashKey[bool]()
+_LEFT_OUT = pytest.StashKey[bool]()
 _homes = count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     folder = Path(tempfile.mkdtemp(prefix="lf-"))  # short: a Unix socket's path under a test's home ends at 107 bytes
     config.stash[_FOLDER] = folder
-    environment.replace(
-        {
-            **environment.kept(os.environ),
-            "HOME": str(folder),
-            "PYTHONPATH": str(Path(network.__file__).parent),
-            network.REFUSALS: str(folder / "refusals"),
-        }
-    )
-    config.stash[_OWN_NETWORK] = namespace.enter_own_network()
-    network.install()
+    config.stash[_SMOKE_ALONE] = smoke.is_alone(config.option.markexpr)
+    kept = {**environment.kept(os.environ), "HOME": str(folder), network.REFUSALS: str(folder / "refusals")}
+    if config.stash[_SMOKE_ALONE]:
+        environment.replace(kept | smoke.kept(os.environ))
+        config.stash[_OWN_NETWORK] = False
+    else:
+        environment.replace(kept | {"PYTHONPATH": str(Path(network.__file__).parent)})
+        config.stash[_OWN_NETWORK] = namespace.enter_own_network()
+        network.install()
     leaks.adopt_orphans()
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.stash[_SMOKE_ALONE]:
+        return
+    left_out = [item for item in items if item.get_closest_marker(smoke.MARK)]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+    config.stash[_LEFT_OUT] = bool(left_out) and not items
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -56,15 +69,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    own = config.stash[_OWN_NETWORK]
+    network_is = "the machine's, and only Python processes are kept off it"
+    if config.stash[_OWN_NETWORK]:
+        network_is = "its own, loopback alone"
+    elif config.stash[_SMOKE_ALONE]:
+        network_is = "the world, to ask real providers"
     return [
-        "network: "
-        + ("its own, loopback alone" if own else "the machine's, and only Python processes are kept off it"),
+        f"network: {network_is}",
         f"recordings: {recordings_folder() or 'none'}",
     ]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if terminalreporter.config.stash.get(_LEFT_OUT, False):
+        terminalreporter.write_line(smoke.HINT)
     if started := os.environ.get("LOOPFORGE_TEST_STARTED"):  # in microseconds, by scripts/test
         terminalreporter.write_line(f"scripts/test: {time.time() - int(started) / 1e6:.0f} s in all")
 

@@ -39,12 +39,13 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
         yield running
 
 
-def configuration(folder: Path, simulator: Simulator, *names: str) -> Path:
-    """Providers of tests.runtime.cli.service, one more without a key, and an Ollama that is not there."""
+def configuration(folder: Path, simulator: Simulator, **models: str) -> Path:
+    """Providers of tests.runtime.cli.service with their models, one without a key, and an Ollama that is not there."""
     file = folder / "config.toml"
     tables = [
-        f'[providers.{name}]\nbase_url = "{simulator.url}/{name}/v1"\napi_key_env = "QUICK_KEY"\ndefault_model = "m"\n'
-        for name in names
+        f'[providers.{name}]\nbase_url = "{simulator.url}/{name}/v1"\napi_key_env = "QUICK_KEY"\n'
+        f'default_model = "{model}"\n'
+        for name, model in models.items()
     ]
     tables.append('[providers.locked]\nbase_url = "https://a.invalid/v1"\napi_key_env = "LOCKED_KEY"\n')
     tables.append('[providers.ollama]\nbase_url = "http://127.0.0.1:11434/v1"\ndefault_model = "m"\n')
@@ -79,20 +80,19 @@ def test_without_run_it_plans_the_presets_and_asks_nobody(tmp_path: Path) -> Non
 
 
 def test_a_run_asks_those_whose_key_is_set_and_one_failure_stops_nothing(tmp_path: Path, simulator: Simulator) -> None:
-    file = configuration(tmp_path, simulator, "silent", "quick")
-    # `quick` calls no tool by itself: it answers with the call that it is told to make.
-    arguments = ["--out-dir", "out", "--run", "--config", str(file), "--timeout", "2"]
+    file = configuration(tmp_path, simulator, brief="fault-500", quick="m")
+    arguments = ["--out-dir", "out", "--run", "--config", str(file)]
     made = run(tmp_path, *arguments, env={SKIP_OLLAMA: "1"})
     assert (made.returncode, made.stderr) == (1, "")
     document = told(tmp_path / "out")
     assert (document["mode"], document["config"]) == ("run", str(file))
     statuses = {provider["name"]: [case["status"] for case in provider["cases"]] for provider in document["providers"]}
     assert statuses == {
-        "silent": ["failed"] * 3, "quick": ["ok"] * 3, "locked": ["skipped"] * 3, "ollama": ["skipped"] * 3,
+        "brief": ["failed"] * 3, "quick": ["ok"] * 3, "locked": ["skipped"] * 3, "ollama": ["skipped"] * 3,
     }  # fmt: skip
-    silent, quick, locked, ollama = document["providers"]
-    assert {case["error"] for case in silent["cases"]} == {"ProviderUnavailable"}
-    assert all(case["next_step"] and case["total_s"] for case in silent["cases"])
+    brief, quick, locked, ollama = document["providers"]
+    assert {case["error"] for case in brief["cases"]} == {"ProviderUnavailable"}
+    assert all(case["next_step"] and case["total_s"] for case in brief["cases"])
     assert all(0 < case["first_token_s"] <= case["total_s"] and case["tokens"]["output"] for case in quick["cases"])
     assert locked["cases"][0]["reason"] == "LOCKED_KEY is not set here"
     assert SKIP_OLLAMA in ollama["cases"][0]["reason"]
@@ -106,7 +106,7 @@ def test_a_run_asks_those_whose_key_is_set_and_one_failure_stops_nothing(tmp_pat
 
 
 def test_a_run_in_which_nothing_failed_ends_with_0(tmp_path: Path, simulator: Simulator) -> None:
-    file = configuration(tmp_path, simulator, "quick")
+    file = configuration(tmp_path, simulator, quick="m")
     made = run(tmp_path, "--out-dir", "out", "--run", "--config", file, "--only", "quick", "--only", "locked")
     assert (made.returncode, made.stderr) == (0, "")
     assert [provider["status"] for provider in told(tmp_path / "out")["providers"]] == ["ok", "skipped"]
@@ -124,7 +124,7 @@ def test_an_ollama_that_is_not_there_is_a_failure_unless_it_is_left_out(tmp_path
 def test_an_interrupted_run_still_writes_down_what_it_has(
     tmp_path: Path, simulator: Simulator, number: signal.Signals
 ) -> None:
-    file = configuration(tmp_path, simulator, "silent", "quick")
+    file = configuration(tmp_path, simulator, silent="m", quick="m")
     out = tmp_path / "out"
     arguments = ["--run", "--config", str(file), "--out-dir", str(out), "--only", "quick", "--only", "silent"]
     process = Process([sys.executable, str(SCRIPT), *arguments], {**os.environ, "QUICK_KEY": KEY})

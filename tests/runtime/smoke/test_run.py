@@ -82,7 +82,7 @@ async def test_a_worker_that_dies_fails_its_case_and_the_next_case_gets_a_new_on
             os.kill(worker, signal.SIGKILL)
 
         nursery.start_soon(kill_worker)
-        results = await smoke_all(stage.targets, CASES[:2], timeout_s=3)
+        results = await smoke_all(stage.targets, CASES[:2], timeout_s=2)
     assert [result.error for result in results] == ["WorkerLost", "ProviderUnavailable"]
     assert stage.simulator.stats.of("hit").requests == 2
 
