@@ -66,14 +66,13 @@ async def _journal(settings: RuntimeSettings) -> AsyncIterator[Journal | None]:
 
 async def _until_stopped(supervisor: Supervisor) -> int:
     """Wait for the signals and obey them. How many turns failed by that."""
-    outcome = (0, 0)
+    left: list[tuple[int, int]] = []
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             draining = False
 
             async def drain() -> None:
-                nonlocal outcome
-                outcome = await supervisor.drain()
+                left.append(await supervisor.drain())
                 nursery.cancel_scope.cancel()
 
             async for number in signals:
@@ -85,12 +84,11 @@ async def _until_stopped(supervisor: Supervisor) -> int:
                     nursery.start_soon(drain)
                 else:
                     log.info("%s: stopping now", signal.Signals(number).name)
-                    outcome = supervisor.dispatcher.abandon("the service was stopped before this turn was done")
+                    left.append(supervisor.dispatcher.abandon("the service was stopped before this turn was done"))
                     nursery.cancel_scope.cancel()
-    failed, kept = outcome
-    if kept:
-        log.warning("%d turns wait in the journal for the next start", kept)
-    return failed
+    if kept := sum(kept for _, kept in left):
+        log.warning("turns that wait in the journal for the next start: %d", kept)
+    return sum(failed for failed, _ in left)
 
 
 def hide_memory() -> None:

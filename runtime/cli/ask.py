@@ -99,13 +99,31 @@ class Asked:
     "--deadline-s", type=click.FloatRange(min=0, min_open=True, max=31_536_000), help="Seconds to the outcome."
 )
 @click.option("--id", "turn_id", metavar="ID", help="The turn's id. Asking the same again under it runs it once.")
+@click.option("--retry", is_flag=True, help="When the turn of that --id failed or was cancelled, try it again.")
+@click.option(
+    "--reconnect-s",
+    type=click.FloatRange(min=0, max=86_400),
+    default=30.0,
+    show_default=True,
+    help="How long to look for a service that went away; the turn waits in its journal.",
+)
 @click.option("--no-stream", "whole", is_flag=True, help="Ask the provider for one answer instead of a stream.")
 @click.option("--stream", "live", is_flag=True, help="Print as it comes also into a pipe or file.")
 @click.option("--show-thinking", is_flag=True, help="Show the model's reasoning; on standard error if not a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON, for programs; see below.")
 @config_option()
 @click.pass_context
-def ask(context: click.Context, /, live: bool, show_thinking: bool, as_json: bool, config: Path, **shape: Any) -> None:
+def ask(
+    context: click.Context,
+    /,
+    live: bool,
+    show_thinking: bool,
+    as_json: bool,
+    config: Path,
+    retry: bool,
+    reconnect_s: float,
+    **shape: Any,
+) -> None:
     """Send one turn and print the answer.
 
     PROMPT is the text, '-' reads it from standard input; with --turn it is appended as a last message. A running
@@ -127,6 +145,8 @@ def ask(context: click.Context, /, live: bool, show_thinking: bool, as_json: boo
         socket=paths.client_socket(config, os.environ),
         config=config,
         config_named=named,
+        retry=retry,
+        reconnect_s=reconnect_s,
     )
     _end_with(trio.run(conversation.run), context)
 

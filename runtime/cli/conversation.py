@@ -23,9 +23,9 @@ from loopforge.drivers.turn import Cancelled, Done, Event, Failed, Outcome, Turn
 from loopforge.runtime.cli.answer import Printer
 from loopforge.runtime.cli.outlet import Outlet, standard_streams
 from loopforge.runtime.client import Runtime, connect, open_runtime
-from loopforge.runtime.stream import EventStream
 from loopforge.runtime.config import paths
 from loopforge.runtime.errors import ConnectionLost
+from loopforge.runtime.stream import EventStream
 
 CONNECT_S = 5.0
 """A healthy service answers within a millisecond."""
@@ -56,6 +56,8 @@ class Conversation:
     socket: Path
     config: Path
     config_named: bool
+    retry: bool = False
+    reconnect_s: float = 30.0
     outlet: Outlet = field(init=False)
     _signal: int = field(default=0, init=False)
     _stopped: bool = field(default=False, init=False)
@@ -88,7 +90,7 @@ class Conversation:
 
     async def _converse(self) -> None:
         try:
-            async with self._open() as runtime, runtime.stream(self.turn) as events:
+            async with self._open() as runtime, runtime.stream(self.turn, retry=self.retry) as events:
                 await self._follow(events)
                 if self._outcome is None:
                     await self._leave(runtime, events)
@@ -155,7 +157,7 @@ class Conversation:
         chosen = False
         with trio.CancelScope(deadline=trio.current_time() + CONNECT_S) as connecting:
             try:
-                async with connect(self.socket) as runtime:
+                async with connect(self.socket, reconnect_s=self.reconnect_s, on_lost=self._lost) as runtime:
                     chosen = await self._serves_this(runtime)
                     if chosen:
                         connecting.deadline = math.inf
@@ -190,6 +192,9 @@ class Conversation:
             return self.config
         self._note(f"there is no {self.config} yet, so the presets count; 'loopforge init' writes one to edit")
         return paths.PRESETS
+
+    def _lost(self, error: TurnError) -> None:
+        self._note(f"the service went away ({error.what}); looking for it for {self.reconnect_s:g} s")
 
     def _note(self, text: str) -> None:
         self.outlet.post(self.printer.note(text))

@@ -72,9 +72,10 @@ def test_sigterm_lets_the_running_turn_end_and_takes_no_new_one(home: Path) -> N
 
 @pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT,)], ids=["twice", "sigint"])
 def test_a_second_sigterm_or_sigint_stops_now_and_running_turns_are_told(
-    home: Path, signals: tuple[signal.Signals, ...]
+    simulator: Simulator, tmp_path: Path, signals: tuple[signal.Signals, ...]
 ) -> None:
-    with open_service(home) as service, asking(home, "--model", "slow", "--json", "hi") as ask:
+    write_config(tmp_path, simulator, "[runtime]\ndrain_s = 20\njournal = false\n")
+    with open_service(tmp_path) as service, asking(tmp_path, "--model", "slow", "--json", "hi") as ask:
         ask.wait_for('"text"')
         for number, word in zip(signals, ("draining", "stopping now"), strict=False):
             service.stop(number)
@@ -85,8 +86,27 @@ def test_a_second_sigterm_or_sigint_stops_now_and_running_turns_are_told(
         assert (failed["class"], bool(failed["text"])) == ("Draining", True)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_answer_goes_on_when_the_service_is_back(home: Path, number: signal.Signals) -> None:
+    with open_service(home) as service, asking(home, "--model", "brief", "--id", "kept", "--json", "hi") as ask:
+        ask.wait_for('"text"')
+        service.stop(number)
+        assert service.process.wait() == (0 if number == signal.SIGINT else -signal.SIGKILL)
+        ask.wait_for("the service went away")
+        with open_service(home):
+            assert ask.wait() == 0
+            again = loopforge(home, "ask", "--model", "brief", "--id", "kept", "--json", "hi")
+    events = events_of(ask.out)
+    assert [event["event"] for event in events].count("restarted") == 1
+    assert events[-1]["reply"]["attempts"] == 2
+    assert events_of(again.stdout)[-1] == events[-1]
+
+
 def test_a_service_that_dies_in_the_middle_is_named_and_leaves_no_worker(home: Path) -> None:
-    with open_service(home) as service, asking(home, "--model", "slow", "--json", "hi") as ask:
+    with (
+        open_service(home) as service,
+        asking(home, "--model", "slow", "--json", "--reconnect-s", "0.1", "hi") as ask,
+    ):
         ask.wait_for('"text"')
         workers = [provider["pid"] for provider in service.status()["providers"] if provider["pid"]]
         service.stop(signal.SIGKILL)
