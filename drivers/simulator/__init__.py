@@ -7,6 +7,8 @@ openai_compatible.py   Chat Completions, as a server
 openai_requests.py     what Chat Completions refuses, in OpenAI's words
 anthropic.py           the Messages API, as a server
 anthropic_requests.py  what the Messages API refuses, in Anthropic's words
+bedrock.py             Converse of AWS Bedrock, as a server
+bedrock_requests.py    what Converse refuses, in the words of AWS
 gemini.py              generateContent, as a server
 gemini_requests.py     what generateContent refuses, in Google's words
 minimax_native.py      text/chatcompletion_v2, as a server
