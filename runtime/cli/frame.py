@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ask": ("loopforge.runtime.cli.ask", "ask", "Send one turn and print the answer as it comes."),
     "status": ("loopforge.runtime.cli.status", "status", "Show workers, queues and turns of the running service."),
     "cancel": ("loopforge.runtime.cli.status", "cancel", "Cancel a turn of the running service."),
+    "providers": ("loopforge.runtime.cli.providers", "providers", "Show the providers, ask one, report on traffic."),
     "rehearse": ("loopforge.runtime.cli.rehearse", "rehearse", "Try the routes against simulated providers: no key."),
 }
 
