@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from loopforge.drivers.errors import StreamBroken, WireMismatch, quote
-from loopforge.drivers.json_values import parse_json
+from loopforge.drivers.json_values import ends_early, parse_json
 from loopforge.drivers.sse import SseEvent, SseReader
 
 MAX_JSON_BYTES: Final = 64 * 1024 * 1024  # of a whole answer; the transport has its own, configured bound
@@ -62,7 +62,7 @@ class AnswerBody:
         try:
             return parse_json(text)
         except ValueError as exc:
-            if text[-1:] not in ("}", "]"):
+            if ends_early(text, exc):
                 raise StreamBroken(self._provider, "the answer ends inside its JSON") from exc
             raise WireMismatch(self._provider, f"the answer is no JSON: {quote(text, 200)}") from exc
 

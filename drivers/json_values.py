@@ -30,6 +30,13 @@ def parse_json(text: str) -> Any:
     return without_surrogates(value, text)
 
 
+def ends_early(text: str, error: ValueError) -> bool:
+    """Whether JSON that parse_json raised `error` for was cut, and is not something else: by where reading it ended."""
+    if isinstance(error, json.JSONDecodeError) and error.pos >= len(text):
+        return True
+    return text[-1:] not in ("}", "]")
+
+
 def parse_object(text: str) -> JsonObject | None:
     """The JSON object that `text` is, None for anything else. An integer beyond 64 bits becomes a float."""
     try:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopforge.drivers.json_values import MAX_DEPTH, is_portable, merge, parse_json, parse_object
+from loopforge.drivers.json_values import MAX_DEPTH, ends_early, is_portable, merge, parse_json, parse_object
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
@@ -28,6 +28,22 @@ def test_json_is_read_as_the_standard_library_reads_it(value: object) -> None:
 def test_what_is_no_json_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, min_size=1, max_size=3), st.data())
+def test_json_that_was_cut_anywhere_is_told_from_what_is_no_json(value: object, data: st.DataObject) -> None:
+    text = json.dumps(value)
+    cut = text[: data.draw(st.integers(1, len(text) - 1))].strip()
+    with pytest.raises(ValueError, match=r".") as caught:
+        parse_json(cut)
+    assert ends_early(cut, caught.value)
+
+
+@pytest.mark.parametrize("text", ['{"a" 1}', '{"a": }', "{]}", '{"a": 1} {"b": 2}', "[" * 200 + "]" * 200])
+def test_json_that_is_wrong_before_its_end_was_not_cut(text: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        parse_json(text)
+    assert not ends_early(text, caught.value)
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 5000, 100_000])
