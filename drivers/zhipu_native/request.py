@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import isnan
 from typing import Final
 
 from loopforge.drivers.json_values import merge, to_json
@@ -129,6 +130,8 @@ def _add_sampling(body: JsonObject, turn: Turn, draft: Draft) -> None:
 
 def _within(name: str, value: float, asked: float, bounds: tuple[float, float], draft: Draft) -> float:
     lowest, highest = bounds
+    if isnan(asked):
+        raise draft.refuse(f"{name} is no number", f"use one from {lowest:g} to {highest:g}")
     sent = min(max(value, lowest), highest)
     if sent != asked:
         draft.note(f"{name} {asked:g} was sent as {sent:g}: this wire takes {lowest:g} to {highest:g}, in hundredths")

@@ -75,11 +75,10 @@ def sse(*events: Json | str, done: bool = True) -> bytes:
 
 
 def read_body(
-    body: bytes | Json, *, cut: int = 0, status: int = 200, turn: Turn | None = None, **headers: str
+    body: bytes | Json, *, cut: int = 0, turn: Turn | None = None, headers: dict[str, str] | None = None
 ) -> Outcome:
-    """What the driver makes of a body. `cut`: in pieces of that size."""
+    """What the driver makes of a body that came with status 200. `cut`: in pieces of that size."""
     data = json.dumps(body).encode() if isinstance(body, dict) else body
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    exchange = Exchange(id="", vendor="zhipu", body=data, model=MODEL, status=status, headers=named)
+    exchange = Exchange(id="", vendor="zhipu", body=data, model=MODEL, headers=headers or {})
     pieces: Iterable[bytes] | None = (data[i : i + cut] for i in range(0, len(data), cut)) if cut else None
     return read(driver_for(), exchange, pieces, turn)

@@ -5,12 +5,14 @@ Where it is not, that is on purpose, and the table says why.
 
 from __future__ import annotations
 
+import base64
 import json
 from functools import cache
 from typing import Any
 
 import pytest
 
+from loopforge.drivers.zhipu_jwt import ZhipuJwt
 from tests.drivers.exchanges import Exchange, recordings
 from tests.drivers.zhipu_native.asking import KIND, body_of, driver_for
 from tests.drivers.zhipu_native.recorded_turns import same_meaning, turn_of, turn_of_scenario
@@ -84,6 +86,25 @@ def test_the_request_is_what_the_vendors_own_sdk_sends(line: dict[str, Any]) -> 
     expected = same_meaning(json.loads(json.dumps(line["request"]["json"])))
     differing = {name for name in written.keys() | expected.keys() if written.get(name) != expected.get(name)}
     assert differing == members
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for line in sdk_requests() if line["auth"]["credential"] == "jwt"]
+    or [pytest.param(None, marks=pytest.mark.skip(reason=MISSING))],
+    ids=lambda line: f"{line['scenario']}-{line['sdk']}" if line else "none",
+)
+async def test_a_token_has_the_form_of_the_sdks(line: dict[str, Any]) -> None:
+    request = await ZhipuJwt("id", "secret").sign(driver_for().build_request(turn_of_scenario(line)))
+    scheme, _, token = request.headers["authorization"].partition(" ")
+    header, claims = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in token.split(".")[:2])
+    lifetime_ms = claims["exp"] - claims["timestamp"]
+    assert (scheme, header, sorted(claims), lifetime_ms) == (
+        line["auth"]["scheme"],
+        line["auth"]["header"],
+        line["auth"]["claim_names"],
+        line["auth"]["exp_minus_timestamp_ms"],
+    )
 
 
 @pytest.mark.skipif(not TAKEN, reason=MISSING)
