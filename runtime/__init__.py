@@ -2,6 +2,8 @@
 
 config/         what a person wrote, checked in a short-lived child, handed over as frozen values
 router.py       pure: (turn, routes, provider states, now) -> ordered candidates, or NoRoute
+stickiness.py   pure: which provider a session stays with, and for how long
+windows.py      context windows by vendor and model family, as data
 taskqueue.py    pure: lanes, fairness, slots, limits: what starts now, or when to look again
 lanes.py        pure: where a turn waits: in its lane, for a time, behind a gate, to run alone
 rates.py        pure: requests and tokens a minute, estimated before, corrected after, tightened by headers
