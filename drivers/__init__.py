@@ -10,6 +10,7 @@ transport.py        the only HTTP client
 auth.py             puts the key on what leaves
 aws.py              a key or a signature for AWS, and its endpoint
 aws_chain.py        where AWS keeps region, endpoint and credentials; SigV4
+aws_probe.py        which AWS credentials win, told by a process of its own
 zhipu_jwt.py        signs Zhipu's keys into short-lived tokens
 sse.py              server-sent events, sans-IO
 answer_body.py      a body as what it turns out to be: event stream, JSON lines or one JSON text

@@ -6,6 +6,7 @@ stickiness.py   pure: which provider a session stays with, and for how long
 windows.py      context windows by vendor and model family, as data
 taskqueue.py    pure: lanes, fairness, slots, limits: what starts now, or when to look again
 lanes.py        pure: where a turn waits: in its lane, for a time, behind a gate, to run alone
+slots.py        pure: who runs, by worker generation, and what is reserved
 rates.py        pure: requests and tokens a minute, estimated before, corrected after, tightened by headers
 retry.py        pure: (error, what was tried, candidates as they stand) -> resend, send elsewhere, park, or give up
 breakers.py     pure: who takes no turns for a while because too many failed there, and which turn probes
@@ -34,6 +35,7 @@ turn_json.py    JSON -> a Turn, for `ask --turn`
 markdown.py     tables for a page, safe from what stands in them
 rehearsal/      the person's routes against simulated providers
 smoke/          each provider asked for real: text, stream, tool call; the provider health report
+doctor/         what keeps turns from being served, and what to do about it
 demo/           python -m loopforge.runtime.demo, what scripts/demo runs
 cli/            click commands, one file a family, imported lazily
 errors.py       how the runtime itself refuses or ends a turn

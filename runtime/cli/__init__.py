@@ -5,6 +5,9 @@ exits.py         exit codes and the exceptions that carry them
 options.py       options that several commands share
 init.py          loopforge init
 config.py        loopforge config validate, show, path
+doctor.py        loopforge doctor
+route.py         loopforge route show, set
+switch.py        a change of one route, checked on a draft before it is put in place
 serve.py         loopforge serve
 log_thread.py    the service's log on standard error, without ever holding up the loop
 ask.py           loopforge ask: options, file and standard input -> one turn -> an exit code

@@ -22,6 +22,8 @@ from loopforge.runtime.cli import exits
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "init": ("loopforge.runtime.cli.init", "init", "Write config.toml with presets of 19 providers."),
     "config": ("loopforge.runtime.cli.config", "config", "Check and show the configuration."),
+    "doctor": ("loopforge.runtime.cli.doctor", "doctor", "Check everything a turn needs, and say what to do next."),
+    "route": ("loopforge.runtime.cli.route", "route", "Show and change where each kind of task goes."),
     "serve": ("loopforge.runtime.cli.serve", "serve", "Run the service in the foreground."),
     "ask": ("loopforge.runtime.cli.ask", "ask", "Send one turn and print the answer as it comes."),
     "status": ("loopforge.runtime.cli.status", "status", "Show workers, queues and turns of the running service."),
