@@ -1,8 +1,8 @@
 """The queue of ONE provider: which turns wait, which hold a slot, and what starts now. Pure: `now` is an argument.
 
 Bodies, channels and workers are the dispatcher's; it calls `assign` after every change and acts on the answer. What a
-lane holds and where else a turn may wait is lanes.py's, the minute's limits are rates.py's. All times are seconds on
-one clock of the caller's choice, all sizes bytes.
+lane holds and where else a turn may wait is lanes.py's, who runs is slots.py's, the minute's limits are rates.py's. All
+times are seconds on one clock of the caller's choice, all sizes bytes.
 
 Who is next. A slot that comes free goes to
 1. the interactive lane, while fewer interactive turns run than there are reserved slots: nobody else may use those;
@@ -42,6 +42,7 @@ from loopforge.runtime.breakers import EVERY_MODEL, Gate
 from loopforge.runtime.errors import QueueFull, TooLarge
 from loopforge.runtime.lanes import Alone, Held, Item, Later, Times, TurnLane, Waiting
 from loopforge.runtime.rates import Rates, RatesStatus
+from loopforge.runtime.slots import Slots
 
 __all__ = ["PASSED_OVER_S", "Assignment", "ByteBudget", "Item", "QueueStatus", "TaskQueue"]
 
@@ -98,7 +99,7 @@ class TaskQueue:
 
     def __init__(self, settings: ProviderSettings) -> None:
         self._settings = settings
-        self._slots = _Slots(settings.max_concurrency, settings.reserve)
+        self._slots = Slots(settings.max_concurrency, settings.reserve)
         self._rates = Rates(
             settings.requests_per_minute, settings.tokens_per_minute, keeps_share=self._slots.reserve > 0
         )
@@ -512,73 +513,6 @@ def _queue_full(settings: ProviderSettings, depth: int, bytes_over: int, retry_a
         action=f"post the turn again {when}, or raise {key} in [providers.{settings.name}]",
         retry_after_s=retry_after_s,
     )
-
-
-class _Slots:
-    """Who runs. A slot in use is an entry of these dicts and nothing else: there is no number that could drift.
-
-    `reserve` slots are for interactive turns alone. Interactive turns fill those first: as many common slots are in
-    use as other turns run, plus the interactive turns beyond the reserve.
-    """
-
-    def __init__(self, total: int, reserve: int) -> None:
-        self.resize(total, reserve)
-        self._generations: dict[str, int] = {}  # by turn
-        self._turns: dict[int, dict[str, Item]] = {}  # by generation
-        self._interactive: set[str] = set()
-
-    def __contains__(self, turn_id: str) -> bool:
-        return turn_id in self._generations
-
-    def resize(self, total: int, reserve: int) -> None:
-        self.total = total
-        self.reserve = max(0, min(reserve, total - 1))
-
-    @property
-    def in_use(self) -> int:
-        return len(self._generations)
-
-    @property
-    def free(self) -> int:
-        """Below 0 while more are in use than there are since the last resize."""
-        return self.total - len(self._generations)
-
-    @property
-    def reserved_free(self) -> int:
-        """Reserved slots that an interactive turn can have now."""
-        return max(0, min(self.reserve - len(self._interactive), self.free))
-
-    @property
-    def common_free(self) -> int:
-        """Slots that a turn of any lane can have now."""
-        return self.free - max(0, self.reserve - len(self._interactive))
-
-    def take(self, item: Item, generation: int) -> None:
-        self._generations[item.id] = generation
-        self._turns.setdefault(generation, {})[item.id] = item
-        if item.lane == "interactive":
-            self._interactive.add(item.id)
-
-    def release(self, generation: int, turn_id: str) -> bool:
-        if self._generations.get(turn_id) != generation:
-            return False
-        turns = self._turns[generation]
-        del turns[turn_id]
-        if not turns:
-            del self._turns[generation]
-        del self._generations[turn_id]
-        self._interactive.discard(turn_id)
-        return True
-
-    def release_generation(self, generation: int) -> list[Item]:
-        turns = self._turns.pop(generation, {})
-        for turn_id in turns:
-            del self._generations[turn_id]
-            self._interactive.discard(turn_id)
-        return list(turns.values())
-
-    def by_generation(self) -> dict[int, tuple[str, ...]]:
-        return {generation: tuple(turns) for generation, turns in self._turns.items()}
 
 
 class ByteBudget:
