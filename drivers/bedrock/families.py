@@ -30,8 +30,8 @@ class Family:
     whether a call can be forced while the model thinks.
     `system`: a system text. `leading_assistant`: the conversation may begin with the assistant. `prefill`: it may end
     with it. `images`, `documents`, `s3`: are taken, by reference.
-    Results: `results_alone`: nothing stands beside toolResult in its turn; `no_beside`: media that does not;
-    `result_status`: status is taken; `result_json`: content is JSON; `result_media`: what may stand in it.
+    Results: `results_alone`: nothing stands beside toolResult in its turn; `result_status`: status is taken;
+    `result_json`: content is JSON; `result_media`: what may stand in it.
     `marks`: where cache points are taken; `long_marks`: for an hour.
     `thinking`: the form in which thinking is asked for: see claude_models.py, or the name of the model's own field;
     `efforts`, `sampling`, `both_samplers`, `structured`, `strict_tools`, `most_tokens` likewise. `signatures`: thinking
@@ -51,7 +51,6 @@ class Family:
     documents: bool = True
     s3: bool = True
     results_alone: bool = False
-    no_beside: frozenset[str] = frozenset()
     result_status: bool = False
     result_json: bool = False
     result_media: frozenset[str] = frozenset({"image", "document"})
@@ -65,7 +64,6 @@ class Family:
     strict_tools: bool = False
     most_tokens: int = 0
     signatures: bool = False
-    late_system: bool = False
     profiles: bool = True
 
 
@@ -78,7 +76,6 @@ CLAUDE = Family(
     choices=_BOTH,
     leading_assistant=True,
     s3=False,
-    no_beside=frozenset({"document"}),
     result_status=True,
     marks=frozenset({"tools", "system", "messages"}),
     signatures=True,
@@ -138,7 +135,7 @@ _PATTERNS = tuple((re.compile(pattern), family) for pattern, family in _ROWS)
 
 _OF_CLAUDE = (
     "thinking", "efforts", "sampling", "both_samplers", "forced_tools", "structured", "strict_tools", "prefill",
-    "late_system", "most_tokens",
+    "most_tokens",
 )  # fmt: skip
 
 
@@ -152,7 +149,6 @@ def family_of(bare: str) -> Family:
         family = replace(
             family,
             **{name: value for name, value in known.items() if name in _OF_CLAUDE},
-            late_system=False,  # the form has such messages by now; which models take them is not told
             long_marks=version is not None and version[1] >= (4, 5),
         )
     return family

@@ -124,7 +124,6 @@ class _Writer:
     # -- user and system ----------------------------------------------------------------------------------------------
 
     def _add_user(self, message: Message, *, asked: bool) -> None:
-        family = self._draft.family
         beside: list[JsonObject] = []  # media of results that stands in none
         results: list[JsonObject] = []
         for part in message.content:
@@ -132,11 +131,13 @@ class _Writer:
                 results += self._result(part, beside)
         self.append("user", results)
         content = [*beside, *self._blocks.of(message.content, asked=asked)]
-        if content and self._ends_in_results():
-            apart = family.results_alone or any(name in block for block in content for name in family.no_beside)
-            if apart:
-                self._draft.note(f"{self._draft.who} takes tool results alone: an empty answer was put behind them")
-                self.append("assistant", [{"text": FILLER}])
+        self._append_words(content)
+
+    def _append_words(self, content: list[JsonObject]) -> None:
+        """The user's own, apart from results where the model takes those alone."""
+        if content and self._draft.family.results_alone and self._ends_in_results():
+            self._draft.note(f"{self._draft.who} takes tool results alone: an empty answer was put behind them")
+            self.append("assistant", [{"text": FILLER}])
         self.append("user", content)
 
     def _ends_in_results(self) -> bool:
@@ -151,9 +152,7 @@ class _Writer:
         if not blocks:
             return
         self._draft.note("a system message behind the first user message was sent as the user's text")
-        if self._draft.family.results_alone and self._ends_in_results():
-            self.append("assistant", [{"text": FILLER}])
-        self.append("user", blocks)
+        self._append_words(blocks)
 
     def _result(self, result: ToolResult, beside: list[JsonObject]) -> list[JsonObject]:
         """One result. Media in it is never refused: the model asked for it, not the person."""
