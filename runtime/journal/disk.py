@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import trio
 
 from loopforge.runtime.errors import JournalFailed
-from loopforge.runtime.journal.files import Connect, connect, open_database, owned_folder
+from loopforge.runtime.journal.files import BALLAST, Connect, connect, open_database, owned_folder
 from loopforge.runtime.journal.operations import Backlog, Operation, Purge, Purged, weight_bytes
 from loopforge.runtime.journal.retention import PurgeJob, Retention, used_bytes
 from loopforge.runtime.journal.shortage import BALLAST_BYTES, Shortage
@@ -31,6 +31,7 @@ log = logging.getLogger("loopforge")
 R = TypeVar("R")
 Done = Callable[[Any], None]
 Answered = tuple[Done, int, object]
+Group = list[tuple[Operation[Any], Done, int]]
 
 MAX_GROUP = 256
 MAX_GROUP_BYTES = 8 * 2**20
@@ -70,6 +71,7 @@ class SqliteJournal:
         self._since: float | None = None  # when the group under way was begun, by time.monotonic
         self._unsettled_bytes = 0
         self._used_bytes = 0
+        self._in_hand: Group = []
         self._purges: list[tuple[PurgeJob, Done, int]] = []
         self._housekeeping_at = 0.0
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
@@ -123,6 +125,8 @@ class SqliteJournal:
             await self._ended.wait()
         if scope.cancelled_caught:
             log.error("the journal's disk hangs: %d operations are given up as the service stops", self._waiting)
+        else:
+            self._thread.join()  # its last call was `_ended.set`
 
     def _deliver(self, answered: list[Answered]) -> None:
         for done, weight, answer in answered:
@@ -137,10 +141,9 @@ class SqliteJournal:
             while self._turn_over():
                 pass
             self._finish()
-        except BaseException:
+        except BaseException:  # whatever it was: nobody must wait for an answer for ever
             log.critical("the journal's thread failed; nothing is accepted any more", exc_info=True)
             self._post_back(self._give_up)
-            raise
         finally:
             with suppress(sqlite3.Error):
                 self._store.connection.close()
@@ -153,7 +156,7 @@ class SqliteJournal:
         except queue.Empty:
             self._keep_house()
             return True
-        group = []
+        group: Group = []
         weight = 0
         while first is not None:
             group.append(first)
@@ -170,7 +173,7 @@ class SqliteJournal:
                 self._keep_house(settle=False)
         return first is not None
 
-    def _run(self, group: list[tuple[Operation[Any], Done, int]], weight: int) -> None:
+    def _run(self, group: Group, weight: int) -> None:
         self._since = time.monotonic()
         self._groups += 1
         self._operations += len(group)
@@ -179,10 +182,12 @@ class SqliteJournal:
             self._purges += [(PurgeJob(item[0]), *item[1:]) for item in group if isinstance(item[0], Purge)]
             group = [item for item in group if not isinstance(item[0], Purge)]
         if group:
+            self._in_hand = group
             answers = self._store.apply([operation for operation, _, _ in group], self._since)
             answered = [(item[1], item[2], answer) for item, answer in zip(group, answers, strict=True)]
             self._unsettled_bytes += weight + 16 * 1024
             self._post_back(self._deliver, answered)
+        self._in_hand = []
         self._since = None
 
     def _post_back(self, call: Callable[..., object], *arguments: object) -> None:
@@ -192,7 +197,7 @@ class SqliteJournal:
     def _give_up(self) -> None:
         """The thread is gone: what waits is answered, and so is what comes."""
         self._closed = True
-        answered: list[Answered] = [(done, weight, _closed()) for _, done, weight in self._purges]
+        answered: list[Answered] = [(done, weight, _closed()) for _, done, weight in [*self._in_hand, *self._purges]]
         with suppress(queue.Empty):
             while True:
                 if (item := self._queue.get_nowait()) is not None:
@@ -266,7 +271,7 @@ async def open_journal(
     """
     with owned_folder(path):
         connection, told = await trio.to_thread.run_sync(partial(open_database, path, connect=connect))
-        shortage = Shortage(path.with_name("journal.ballast"), ballast_bytes=ballast_bytes)
+        shortage = Shortage(path.with_name(BALLAST), ballast_bytes=ballast_bytes)
         shortage.prepare(time.monotonic())
         retention = Retention(max_age_s=retain_days * 86_400, max_bytes=int(retain_mb * 2**20))
         journal = SqliteJournal(path, Store(connection, shortage), retention, told)

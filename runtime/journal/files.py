@@ -3,6 +3,7 @@
     journal.db  -wal      the database and its write-ahead log
     journal.lock          held by the one process that has it open
     journal.ballast       room kept back for a full disk
+    journal.suspect       there when the database was found damaged: the next start reads every page of it
     journal.db.corrupt-*  what could not be read any more
 
 One process and one connection open the database: SQLite before 3.51.3 can damage it when two connections reset the log
@@ -23,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loopforge.runtime.journal.schema import NotOurs, migrate
-from loopforge.runtime.journal.shortage import is_damage
+from loopforge.runtime.journal.shortage import is_damage, is_shortage
 
 log = logging.getLogger("loopforge")
 
@@ -44,6 +45,10 @@ NETWORK_FILE_SYSTEMS = {  # statfs(2), linux/magic.h
     0x4750_4653: "GPFS",
 }
 """SQLite's log needs memory shared between processes and locks that hold, and an fsync that means it."""
+
+LOCK = "journal.lock"
+BALLAST = "journal.ballast"
+SUSPECT = "journal.suspect"
 
 CORRUPT_KEPT = 3
 """Damaged files that stay; the oldest go, or a disk that keeps failing is filled with them."""
@@ -74,7 +79,7 @@ def owned_folder(path: Path) -> Iterator[None]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_network_disk(folder)
-        fd = os.open(path.with_name("journal.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path.with_name(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise UnusableJournal(
             f"the journal's folder {folder} cannot be used ({exc.strerror or exc}); "
@@ -126,7 +131,7 @@ def open_database(path: Path, *, connect: Connect = connect) -> tuple[sqlite3.Co
 
     A file that is damaged is moved aside, and a new one begun. Raises UnusableJournal for one that is not ours to move.
     """
-    suspect = path.with_name("journal.suspect")
+    suspect = path.with_name(SUSPECT)
     told = ""
     for last_try in (False, True):
         connection: sqlite3.Connection | None = None
@@ -143,12 +148,14 @@ def open_database(path: Path, *, connect: Connect = connect) -> tuple[sqlite3.Co
             _close(connection)
             raise UnusableJournal(f"{path} cannot be this service's journal: {exc}") from exc
         except sqlite3.Error as exc:
-            _close(connection)
+            if is_shortage(exc) and not last_try:
+                _close(connection)
+                path.with_name(BALLAST).unlink(missing_ok=True)
+                continue
             if last_try or not is_damage(exc):
+                _close(connection)
                 raise UnusableJournal(f"the journal {path} cannot be opened ({exc}); {_look(path)}") from exc
-            told = f"the journal was damaged ({exc}) and is now {move_aside(path)}; the turns in it are not taken up"
-            log.error("%s", told)  # noqa: TRY400  # the message says it all; there is no bug to trace
-            suspect.unlink(missing_ok=True)
+            told = _set_aside(path, connection, exc)
         except OSError as exc:
             _close(connection)
             raise UnusableJournal(
@@ -158,6 +165,22 @@ def open_database(path: Path, *, connect: Connect = connect) -> tuple[sqlite3.Co
             _close(connection)
             raise
     raise AssertionError("a new file was damaged, too")
+
+
+def _set_aside(path: Path, connection: sqlite3.Connection | None, damage: sqlite3.Error) -> str:
+    """What there is to tell. Raises UnusableJournal when the files cannot be moved."""
+    try:
+        aside = move_aside(path)  # while it is open, because closing it deletes the log
+        path.with_name(SUSPECT).unlink(missing_ok=True)
+    except OSError as exc:
+        raise UnusableJournal(
+            f"the journal {path} is damaged ({damage}) and cannot be moved aside ({exc.strerror or exc}); {_look(path)}"
+        ) from exc
+    finally:
+        _close(connection)
+    told = f"the journal was damaged ({damage}) and is now {aside}; the turns in it are not taken up"
+    log.error("%s", told)
+    return told
 
 
 def _look(path: Path) -> str:
@@ -176,9 +199,10 @@ def _set_up(connection: sqlite3.Connection) -> None:
     """Raises NotOurs, sqlite3.Error."""
     execute = connection.execute
     execute("PRAGMA locking_mode = EXCLUSIVE")  # first: then the log's index is in memory, and nobody else gets in
-    execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file
-    mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode != "wal":
+    if execute("PRAGMA page_count").fetchone()[0] == 0:
+        execute("PRAGMA auto_vacuum = INCREMENTAL")  # cannot be had later
+    mode = execute("PRAGMA journal_mode").fetchone()[0]  # asked first, because setting it writes even when it is so
+    if mode != "wal" and (mode := execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
         raise NotOurs(f"its journal mode stays {mode!r}; choose a folder on a local disk")
     execute("PRAGMA synchronous = FULL")
     execute("PRAGMA mmap_size = 0")

@@ -73,7 +73,11 @@ class Shortage:
             self.suspect.touch(mode=0o600)
         self._declare(str(error), now, full=getattr(error, "sqlite_errorcode", 0) & _PRIMARY == sqlite3.SQLITE_FULL)
         self._drop_ballast()
-        with contextlib.suppress(sqlite3.Error):  # then the log's own room can be used again from its beginning
+        self.reuse_log(connection)
+
+    def reuse_log(self, connection: sqlite3.Connection) -> None:
+        """Have the log copied into the database: the next write begins at the log's beginning, and needs no room."""
+        with contextlib.suppress(sqlite3.Error):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     @property

@@ -89,7 +89,9 @@ class Store:
                 return self._in_one_transaction(self._one_by_one, operations)
             except sqlite3.Error as exc:
                 self.shortage.begin(exc, self.connection, now)
-        return [self._while_short(operation, now) for operation in operations]
+        answers = [self._while_short(operation, now) for operation in operations]
+        self.shortage.reuse_log(self.connection)
+        return answers
 
     def _in_one_transaction(
         self, run: Callable[[Sequence[Operation[Any]]], list[Answer]], operations: Sequence[Operation[Any]]

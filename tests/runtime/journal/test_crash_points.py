@@ -59,7 +59,7 @@ def record(disk: RecordingDisk, folder: Path) -> States:
             if number in PURGE_BEHIND:
                 assert PurgeJob(Purge(ended_before=T0 + 100)).step(store)
                 acknowledged()
-                store.connection.execute("PRAGMA incremental_vacuum").fetchall()
+                store.connection.executescript("PRAGMA incremental_vacuum")
         acknowledged()  # the closing checkpoint changes nothing either
     return states
 
