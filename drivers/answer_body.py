@@ -42,9 +42,10 @@ class AnswerBody:
     def feed(self, data: bytes) -> list[SseEvent]:
         """The events that `data` completes; none while it is JSON, which is kept. Raises WireMismatch at the bounds."""
         if self.form != "events":
+            before = self.form
             data = self._read_start(data)
             if self.form == "lines":
-                return self._take_lines() if b"\n" in data else []
+                return self._take_lines() if before != "lines" or b"\n" in data else []
             if self.form != "events":
                 return []
         if len(self._head) < _HEAD_BYTES:

@@ -118,16 +118,15 @@ class Answer:
 
     def read_whole(self, body: JsonObject, out: list[Delta]) -> None:
         """One JSON answer. Raises DriverError, also for an error that came with status 200."""
-        choices = body.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else None
+        choice = _first_choice(body)
         stopped = code_of(body) == _OUTPUT_REFUSED and bool(_content_of(body))
         if is_error(body) and not stopped:
             raise explain_inside(self._asked, body, self._headers, started=False)
-        if not isinstance(choice, dict):
+        if choice is None:
             self._flag(body)
             if self._flags:
                 raise self._filtered("")
-            if isinstance(choices, list) or "base_resp" in body:
+            if isinstance(body.get("choices"), list) or "base_resp" in body:
                 raise self._failed("", "the answer holds no choice")
             what = f"the answer holds no choices: {quote(str(body)[:200])}"
             raise WireMismatch(self._asked.provider, what, model=self._asked.model)
@@ -276,7 +275,6 @@ class Answer:
             if text and isinstance(text, str) and name != "content":
                 self._field = name
                 self._content.no_tags()
-                self._flush_content(out)
                 if text := self._reasoning.feed(text):
                     self._on_thinking(text, out)
                 return
@@ -375,7 +373,7 @@ class Answer:
         out.append(finished)
 
     def _flush_search(self, out: list[Delta]) -> None:
-        search = [*(self._calls.take_others() if self._calls else ()), *self._search]
+        search = [*(() if self._calls is None else self._calls.take_others()), *self._search]
         data = {name: items for name, items in (("search", search), ("annotations", self._annotations)) if items}
         if data:
             self.started = True
@@ -422,6 +420,18 @@ class Answer:
         )
 
 
+def is_frame(body: JsonObject) -> bool:
+    """Whether JSON that came alone is one frame of a stream, and no whole answer."""
+    choice = _first_choice(body)
+    return choice is not None and "delta" in choice and not choice.keys() & {"message", "messages"}
+
+
+def _first_choice(body: JsonObject) -> JsonObject | None:
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, dict) else None
+
+
 def _message_of(choice: JsonObject) -> JsonObject:
     """The message of a choice: of several, from the vendor's own search, the last of the assistant's."""
     messages = choice.get("messages")
@@ -430,15 +440,12 @@ def _message_of(choice: JsonObject) -> JsonObject:
         if said:
             return said[-1]
     message = choice.get("message")
-    if not isinstance(message, dict):
-        message = choice.get("delta")
     return message if isinstance(message, dict) else {}
 
 
 def _content_of(body: JsonObject) -> object:
-    choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    return _message_of(choice).get("content") if isinstance(choice, dict) else None
+    choice = _first_choice(body)
+    return None if choice is None else _message_of(choice).get("content")
 
 
 def _string(value: object) -> str:

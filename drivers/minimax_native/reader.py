@@ -13,7 +13,7 @@ from loopforge.drivers.answer_body import AnswerBody
 from loopforge.drivers.errors import DriverError, StreamBroken, WireMismatch, quote
 from loopforge.drivers.fold import Fold
 from loopforge.drivers.json_values import parse_json
-from loopforge.drivers.minimax_native.answer import Answer
+from loopforge.drivers.minimax_native.answer import Answer, is_frame
 from loopforge.drivers.minimax_native.failures import Asked
 from loopforge.drivers.sse import SseEvent
 from loopforge.drivers.turn import Delta, JsonObject, Turn
@@ -80,14 +80,21 @@ class ChatReader:
             body = body[0]
         if not isinstance(body, dict):
             raise self._mismatch("the answer is no JSON object", str(body)[:200])
-        self._answer.read_whole(body, out)
+        if is_frame(body):  # the first line of a stream of lines that was cut behind it
+            self._answer.read_frame(body, out)
+            self._end_stream(out)
+        else:
+            self._answer.read_whole(body, out)
 
     def _close_stream(self, out: list[Delta]) -> None:
         self._read_events(self._body.close(), out)
-        if self._answer.ended:
-            return
         if not self.events:
             raise self._body.nothing_came()
+        self._end_stream(out)
+
+    def _end_stream(self, out: list[Delta]) -> None:
+        if self._answer.ended:
+            return
         if not self._answer.begun:
             raise self._mismatch("the stream holds no frame of this wire", self._first)
         if not self._answer.complete:

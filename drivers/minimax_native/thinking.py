@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from loopforge.drivers.answer_text import CLOSE_TAG
-from loopforge.drivers.json_values import is_portable
+from loopforge.drivers.json_values import is_portable, to_json
 from loopforge.drivers.turn import JsonObject
 
 _MAX_BLANKS = 1024  # white space held back behind a tag; models that lost their way send it without end
@@ -84,9 +84,9 @@ class Details:
         return size
 
     def take(self) -> list[JsonObject]:
-        """The items so far; they are not kept."""
+        """The items so far, but for those that no request could carry; they are not kept."""
         items, self._items = self._items, []
-        return [item.whole() for item in items]
+        return [whole for item in items if _is_json(whole := item.whole())]
 
 
 def details_text(details: object) -> str:
@@ -95,3 +95,12 @@ def details_text(details: object) -> str:
         return ""
     pieces = (item.get("text") for item in details if isinstance(item, dict))
     return "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+def _is_json(value: JsonObject) -> bool:
+    """Whether it can be written: Infinity and NaN are read, and are no JSON."""
+    try:
+        to_json(value)
+    except ValueError:
+        return False
+    return True

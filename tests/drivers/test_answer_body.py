@@ -100,6 +100,14 @@ def test_lines_of_json_are_events_for_a_wire_that_knows_them(lead: bytes, cut: i
     assert events == [("", '{"n": 1}'), ("", '{"n": "é"}'), ("", "[DONE]"), ("", '{"last":')]
 
 
+def test_the_first_line_comes_with_the_first_byte_of_the_second() -> None:
+    reader = AnswerBody("acme", json_lines=True)
+    assert reader.feed(b'{"n": 1}\n') == []
+    assert reader.feed(b"{") == [("", '{"n": 1}')]
+    assert reader.feed(b'"n": 2}') == []
+    assert reader.close() == [("", '{"n": 2}')]
+
+
 @pytest.mark.parametrize("cut", [0, 1, 2, 7])
 @pytest.mark.parametrize("indent", [None, 1])
 def test_one_json_text_is_no_lines_however_many_it_is_on(indent: int | None, cut: int) -> None:

@@ -37,20 +37,23 @@ def problems(body: Json) -> list[str]:
 
 
 def _of_model(body: Json) -> Iterator[str]:
-    model, said = body["model"], json.dumps(body["messages"])
+    model, members = body["model"], {name for message in body["messages"] for name in message}
+    parts = [
+        part for message in body["messages"] if isinstance(message["content"], list) for part in message["content"]
+    ]
     if unknown := body.keys() - KNOWN:
         yield f"unknown fields {sorted(unknown)}"
-    if '"image_url"' in said and model not in SEES:
+    if any(part["type"] == "image_url" for part in parts) and model not in SEES:
         yield "this model takes text only"
     if "thinking" in body and model not in TAKES_THINKING:
         yield "this model's thinking cannot be switched"
     if ("reasoning_split" in body) != (model in TAKES_SPLIT):
         yield "reasoning_split is for M2 and later"
-    if '"reasoning_details"' in said and model not in TAKES_SPLIT:
+    if "reasoning_details" in members and model not in TAKES_SPLIT:
         yield "this model does not read earlier thinking"
     if "response_format" in body and model not in TAKES_SCHEMA:
         yield "response_format is for Text-01 only"
     if body.get("temperature", 1) > (2 if model in HOT else 1) or (model not in HOT and body.get("temperature") == 0):
         yield "the temperature is out of range"
-    if '"reasoning_content"' in said:
+    if "reasoning_content" in members:
         yield "reasoning_details goes back, not reasoning_content"
