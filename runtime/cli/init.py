@@ -33,7 +33,10 @@ def init(force: bool) -> None:
         "All kinds of task go to a local Ollama (https://ollama.com). Next:\n"
         "  ollama pull llama3.2                  the model that the presets name\n"
         "  loopforge ask hello                   a first turn\n"
-        "For a cloud provider: set its key variable, name the provider in a route of that file, then\n"
+        "  loopforge doctor                      when something does not work: what it is, and what to do\n"
+        "For a cloud provider: set its key variable, then\n"
+        "  loopforge route set planning NAME --check   sends these turns there, once all is well\n"
+        "After editing the file:\n"
         "  loopforge config validate             tells every mistake with its line\n"
         "  loopforge rehearse                    tries the routes without a key"
     )
