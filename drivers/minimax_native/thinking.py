@@ -51,13 +51,18 @@ class _Item:
             return False
         return not (mine.get("id") and piece.get("id") and mine["id"] != piece["id"])
 
-    def add(self, piece: JsonObject) -> None:
-        if isinstance(text := piece.get("text"), str):
-            self.pieces.append(text)
-            self.members.setdefault("text", "")  # keeps its place among the members
+    def add(self, piece: JsonObject) -> int:
+        """Take the piece. Returns about how many bytes that keeps: most pieces bring nothing new but text."""
+        members, size = self.members, 0
         for name, value in piece.items():
-            if name != "text" and (value not in (None, "") or name not in self.members):
-                self.members[name] = value
+            if name == "text" and isinstance(value, str):
+                members.setdefault(name, "")  # keeps its place among the members
+                self.pieces.append(value)
+                size += _PIECE + len(value)
+            elif name not in members or (members[name] != value and value not in (None, "")):
+                members[name] = value
+                size += _PIECE + len(name) + len(str(value))
+        return size
 
     def whole(self) -> JsonObject:
         return {**self.members, "text": "".join(self.pieces)} if self.pieces else self.members
@@ -73,20 +78,20 @@ class Details:
         """Take a list of items or pieces; `whole`: they are complete. Returns about how many bytes that keeps."""
         size = 0
         for piece in details:
-            if not isinstance(piece, dict) or not is_portable(piece):
+            if not isinstance(piece, dict):
                 continue
-            size += sum(_PIECE + len(value) for value in piece.values() if isinstance(value, str)) + _PIECE
             item = None if whole else next((item for item in reversed(self._items) if item.takes(piece)), None)
             if item is None:
                 item = _Item({})
                 self._items.append(item)
-            item.add(piece)
+                size += _PIECE
+            size += item.add(piece)
         return size
 
     def take(self) -> list[JsonObject]:
         """The items so far, but for those that no request could carry; they are not kept."""
         items, self._items = self._items, []
-        return [whole for item in items if _is_json(whole := item.whole())]
+        return [whole for item in items if _can_be_sent(whole := item.whole())]
 
 
 def details_text(details: object) -> str:
@@ -97,8 +102,10 @@ def details_text(details: object) -> str:
     return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
-def _is_json(value: JsonObject) -> bool:
-    """Whether it can be written: Infinity and NaN are read, and are no JSON."""
+def _can_be_sent(value: JsonObject) -> bool:
+    """Whether a channel and a request can carry it: Infinity is read and is no JSON, integers have a size."""
+    if not is_portable(value):
+        return False
     try:
         to_json(value)
     except ValueError:
