@@ -6,27 +6,43 @@ slot belongs to (worker generation, turn): it is free when the worker says that 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import trio
 
 from loopforge.drivers.errors import TurnError, WorkerLost
+from loopforge.drivers.turn import Limits
+from loopforge.runtime.breakers import Breakers
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import DeadlineExceeded, ProviderDown, QueueFull
 from loopforge.runtime.ledger import TYPE_AT, Ledger
 from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
 from loopforge.runtime.refusals import error_header
-from loopforge.runtime.retry import Failure, GiveUp, decide
-from loopforge.runtime.router import ProviderState
+from loopforge.runtime.retry import (
+    Decision,
+    Failure,
+    GiveUp,
+    ParkUntil,
+    ResendSame,
+    SendTo,
+    Try,
+    decide,
+    leave_closed,
+    rule_for,
+)
+from loopforge.runtime.router import Candidate, Look, ProviderState, options
 from loopforge.runtime.taskqueue import Item, TaskQueue
 from loopforge.workers.channel import BufferFull, ChannelClosed
 from loopforge.workers.framing import Frame, encode, renumber
 from loopforge.workers.messages import FrameType, pack, pack_message, unpack_header
-from loopforge.workers.packing import Malformed
+from loopforge.workers.packing import Malformed, from_plain
 
 OVERDUE_S = 2.0
 """The worker ends a turn at its deadline; this much later the supervisor does, whatever the worker says."""
@@ -43,10 +59,20 @@ _OVER = (FrameType.DONE, FrameType.ERROR, FrameType.CANCELLED)
 class Attempts:
     """All desks of one running configuration, and the turns at them."""
 
-    def __init__(self, config: Config, ledger: Ledger, outbox: Outbox, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        outbox: Outbox,
+        *,
+        clock: Callable[[], float],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         self.config = config
         self.look_soon = trio.Event()
         self.clock = clock
+        self.breakers = Breakers()
+        self._jitter = jitter
         self._ledger = ledger
         self._outbox = outbox
         self._look_at: float | None = None  # when tick comes next; None: not before somebody asks
@@ -110,6 +136,7 @@ class Attempts:
     def take_out(self, record: TurnRecord) -> None:
         """The turn waits no longer and holds no slot: nothing of it has reached a worker."""
         record.desk.queue.cancel(record.place)
+        self.breakers.gone(record.place)
         self._free(record)
 
     def cancel(self, record: TurnRecord, why: str) -> None:
@@ -130,6 +157,7 @@ class Attempts:
         if record.phase is Phase.ENDED:
             return
         if record.at_worker:
+            self._note_unfinished(record, error)
             self._to_worker(record.desk, encode(FrameType.CANCEL, record.number, header=pack({"why": error.what})))
         else:
             self.take_out(record)
@@ -171,16 +199,18 @@ class Attempts:
             return
         match frame.type:
             case FrameType.STARTED:
-                record.started = True
+                record.started, record.started_at = True, self.clock()
                 self._ledger.relay(record, frame.seq, frame.raw)
             case FrameType.DONE:
                 self._worker_done(record, frame)
             case FrameType.ERROR:
-                fields = unpack_header(frame.header).get("fields")
+                header = unpack_header(frame.header)
+                fields = header.get("fields")
                 if not isinstance(fields, dict):
                     raise Malformed("ERROR.fields", "missing")
-                self._attempt_failed(record, TurnError.from_fields(fields), frame.body)
+                self._attempt_failed(record, TurnError.from_fields(fields), frame.body, header)
             case FrameType.CANCELLED:
+                self._note_unfinished(record)
                 self._free(record)
                 self._end_cancelled(record)
                 self.pump(desk)
@@ -191,6 +221,7 @@ class Attempts:
         desk.last_death = why
         desk.rss_bytes = 0
         desk.worker = None
+        alone = sum(record.at_worker for record in desk.running.values()) == 1
         for record in list(desk.running.values()):
             if record.phase is Phase.ENDED:
                 self._free(record)
@@ -199,7 +230,7 @@ class Attempts:
             else:
                 lost = WorkerLost(desk.name, f"the provider's worker process died ({why}) during the turn")
                 lost.model, lost.started = record.target.model, record.relayed
-                self._attempt_failed(record, lost, b"")
+                self._attempt_failed(record, lost, b"", {}, alone=alone)
         desk.queue.release_generation(desk.generation)
 
     def provider_down(self, desk: Desk, until: float, error: ProviderDown) -> None:
@@ -208,8 +239,12 @@ class Attempts:
         forever = until == math.inf
         error.retry_after_s = None if forever else until - self.clock()
         self.states[desk.name] = ProviderState(down_until=until, down_error=error if forever else None)
+        now = self.clock()
         for item in desk.queue.drain():
-            self.fail(self._ledger.live[int(item.id)], error)
+            record = self._ledger.live[int(item.id)]
+            self._act(
+                record, leave_closed(self._failure(record, error, now), now) or GiveUp(error=error), error, b"", {}
+            )
 
     def provider_up(self, desk: Desk) -> None:
         """Half open: the next turn starts a worker, and so probes the provider."""
@@ -261,14 +296,20 @@ class Attempts:
     def pump(self, desk: Desk) -> None:
         """Give the desk's worker what its queue lets start now."""
         if desk.state is DeskState.READY and len(desk.queue) and not _is_stuffed(desk):
-            for assignment in desk.queue.assign(self.clock(), generation=desk.generation):
-                self._assign(self._ledger.live[int(assignment.item.id)])
+            now = self.clock()
+            gates = self.breakers.gates(desk.name, now)
+            for assignment in desk.queue.assign(now, generation=desk.generation, gates=gates):
+                self._assign(self._ledger.live[int(assignment.item.id)], now)
 
-    def _assign(self, record: TurnRecord) -> None:
+    def _assign(self, record: TurnRecord, now: float) -> None:
         """The turn has a slot: it goes to the worker once the journal knows."""
         record.phase, record.attempt, record.seq, record.sent = Phase.RUNNING, record.attempt + 1, 0, False
         record.desk.running[record.number] = record
-        record.generation = record.desk.generation
+        record.generation, record.sent_at = record.desk.generation, now
+        target = record.target
+        self.breakers.sent(
+            record.place, target.provider, target.model, record.generation, now, pinned=record.plan.pinned
+        )
         attempt = record.attempt
 
         def send(_: object) -> None:
@@ -311,8 +352,20 @@ class Attempts:
     def _put_back(self, record: TurnRecord) -> None:
         """It has not reached the worker: it waits again, and the attempt was none."""
         self._free(record)
+        self.breakers.gone(record.place)
+        record.desk.queue.refund(record.place, request=True)
         record.phase, record.attempt = Phase.WAITING, record.attempt - 1
         record.desk.queue.put_back(_queue_item(record), self.clock())
+
+    def _note_unfinished(self, record: TurnRecord, error: TurnError | None = None) -> None:
+        """The attempt ends without a verdict on its provider: somebody cancelled it, or its time was up (`error`)."""
+        now, traffic = self.clock(), record.desk.traffic
+        self.breakers.gone(record.place)
+        if error is None or record.cancel_why is not None:
+            traffic.record("cancelled", now, total_s=now - record.sent_at)
+        else:
+            name = type(error).__name__
+            traffic.record("failed", now, total_s=now - record.sent_at, error=name, next_step=error.action)
 
     def _free(self, record: TurnRecord) -> None:
         """The attempt is over: its slot goes to whoever is next."""
@@ -325,55 +378,139 @@ class Attempts:
     # -- the end of an attempt ---------------------------------------------------------------------------------------
 
     def _worker_done(self, record: TurnRecord, frame: Frame) -> None:
+        now, desk = self.clock(), record.desk
         header = unpack_header(frame.header)
         header["attempts"] = record.attempt
         header["provider"], header["model"] = record.target.provider, record.target.model
         header["warnings"] = list(record.plan.warnings)
         timings = dict(header.get("timings") or {})
         timings["queued_s"] = (record.first_sent_at or record.accepted_at) - record.accepted_at
-        timings["total_s"] = self.clock() - record.accepted_at
+        timings["total_s"] = now - record.accepted_at
         header["timings"] = timings
-        self._ledger.settle(record, "done", pack(header), frame.body, seq=frame.seq, usage=header.get("usage"))
-        record.desk.outcomes["done"] += 1
+        usage = _usage(header)
+        self._ledger.settle(record, "done", pack(header), frame.body, seq=frame.seq, usage=usage)
         self._free(record)  # not before: what a worker sends may make no frame
-        self.pump(record.desk)
+        self._learn(record, header, usage, now)
+        self.breakers.done(record.place, now)
+        desk.outcomes["done"] += 1
+        desk.traffic.record("done", now, total_s=now - record.sent_at, first_token_s=timings.get("first_token_s"))
+        self.pump(desk)
 
-    def _attempt_failed(self, record: TurnRecord, error: TurnError, partial: bytes) -> None:
-        """One attempt ended without an answer: retry.py decides what becomes of the turn."""
-        desk = record.desk
+    def _learn(self, record: TurnRecord, header: dict[str, Any], usage: dict[str, Any], now: float) -> None:
+        """What the attempt cost of the limits a minute, and what the provider says is left of them."""
+        queue = record.desk.queue
+        queue.correct(record.place, usage.get("input"), usage.get("output"))
+        if limits := header.get("limits"):
+            with contextlib.suppress(Malformed):
+                queue.learn(from_plain(Limits, limits), record.started_at or now, now)
+
+    def _attempt_failed(
+        self, record: TurnRecord, error: TurnError, partial: bytes, header: dict[str, Any], *, alone: bool = False
+    ) -> None:
+        """One attempt ended without an answer: retry.py decides what becomes of the turn. `alone`: see retry.Try."""
+        now, desk = self.clock(), record.desk
+        usage = _usage(header)
         self._free(record)
         if record.cancel_why is not None:
-            self._end_cancelled(record)
+            self._note_unfinished(record)
+            self._end_cancelled(record, usage)
             self.pump(desk)
             return
-        failure = Failure(
+        if usage:
+            self._learn(record, header, usage, now)
+        elif not record.relayed:
+            desk.queue.refund(record.place)
+        desk.traffic.record(
+            "failed", now, total_s=now - record.sent_at, error=type(error).__name__, next_step=error.action
+        )
+        opened = self.breakers.failed(record.place, error, now, wall_offset=self._ledger.wall() - now)
+        at = record.target
+        record.tries = (*record.tries, Try(provider=at.provider, model=at.model, error=error, at=now, alone=alone))
+        self._act(record, decide(self._failure(record, error, now), now, jitter=self._jitter()), error, partial, usage)
+        if opened:
+            self._leave_closed(desk, at.model if error.scope == "model" else None, error, now)
+        self.pump(desk)
+
+    def _failure(self, record: TurnRecord, error: TurnError, now: float) -> Failure:
+        def idle(candidate: Candidate) -> bool:
+            desk = self.desks[candidate.provider]
+            return desk.back_at <= now and desk.queue.idle_for(record.lane, record.asked.prompt_tokens, now)
+
+        return Failure(
             error=error,
             attempt=record.attempt,
             max_attempts=self.config.runtime.max_attempts,
             relayed=record.relayed,
             resend_safe=record.resend_safe,
             deadline=record.deadline,
+            options=options(record.plan, self.states, self.look(now), idle, now),
+            current=record.plan.everyone.index(record.target),
+            tries=record.tries,
+            size=record.asked.prompt_tokens,
+            wall_offset=self._ledger.wall() - now,
+            park_max_s=record.plan.park_max_s,
+            parked_s=record.parked_s,
         )
-        decision = decide(failure, self.clock())
-        if isinstance(decision, GiveUp):
-            self.fail(record, decision.error, partial)
-            self.pump(desk)
-            return
-        self._ledger.store_failure(record, error, {}, ambiguous=isinstance(error, WorkerLost))
-        if record.started:
-            self._ledger.restarted(record, error.what, record.target.provider)
-        record.phase, record.started, record.relayed, record.sent = Phase.WAITING, False, False, False
-        self._ledger.budget.put_back(record.place, record.size)
-        desk.queue.put_back(_queue_item(record), self.clock())
-        self.want(record)
 
-    def fail(self, record: TurnRecord, error: TurnError, partial: bytes = b"") -> None:
+    def look(self, now: float) -> Look:
+        """Which breakers keep turns away at this moment, as router.py asks for it."""
+        return lambda provider, model: self.breakers.look(provider, model, now)
+
+    def _act(
+        self, record: TurnRecord, decision: Decision, error: TurnError, partial: bytes, usage: dict[str, Any]
+    ) -> None:
+        """Do what was decided on a turn that has no slot and is in no queue."""
+        if isinstance(decision, GiveUp):
+            self.fail(record, decision.error, partial, usage)
+            return
+        now = self.clock()
+        if record.sent:
+            self._ledger.store_failure(record, error, usage, ambiguous=isinstance(error, WorkerLost))
+            self._ledger.budget.put_back(record.place, record.size)
+        if isinstance(decision, ResendSame):
+            target, alone = record.target, decision.alone
+        else:
+            target, alone = record.plan.everyone[decision.candidate], False
+        if record.started:
+            self._ledger.restarted(record, error.what, target.provider)
+        record.started = record.relayed = record.sent = False
+        if isinstance(decision, SendTo) and decision.warning:
+            record.plan = replace(record.plan, warnings=(*record.plan.warnings, decision.warning))
+        record.target, record.desk, record.alone = target, self.desks[target.provider], alone
+        if isinstance(decision, ParkUntil):
+            record.parked_s += decision.at - now
+            self._ledger.store_park(record, decision.at - now, error.what)
+            self.hold(record, decision.at, HELD_FOR_QUOTA)
+            return
+        record.phase = Phase.WAITING
+        record.desk.queue.put_back(_queue_item(record), now, not_before=decision.at)
+        self.want(record)
+        if decision.at > now:
+            self.look_soon.set()
+
+    def _leave_closed(self, desk: Desk, model: str | None, error: TurnError, now: float) -> None:
+        """A breaker opened: who waits behind it goes where there is room, or learns at once that it is no use."""
+        for item in desk.queue.drain(model):
+            record = self._ledger.live[int(item.id)]
+            failure = self._failure(record, error, now)
+            if record.plan.pinned:
+                desk.queue.put_back(item, now)
+            elif rule_for(error).breaker == "opens":
+                self._act(record, decide(failure, now, jitter=self._jitter()), error, b"", {})
+            elif (way := leave_closed(failure, now)) is not None:
+                self._act(record, way, error, b"", {})
+            else:
+                desk.queue.put_back(item, now)
+
+    def fail(
+        self, record: TurnRecord, error: TurnError, partial: bytes = b"", usage: dict[str, Any] | None = None
+    ) -> None:
         """The turn has failed. `partial`: the packed message of what had come."""
         record.desk.outcomes["failed"] += 1
         if not partial and record.relayed:
             self._replay_for_quiet(record)
         header = error_header(error, attempts=record.attempt)
-        self._ledger.settle(record, "failed", header, partial or pack_message(error.partial))
+        self._ledger.settle(record, "failed", header, partial or pack_message(error.partial), usage=usage)
 
     def _replay_for_quiet(self, record: TurnRecord) -> None:
         """Clients that took no deltas get those that were kept: they make the partial answer of a lost attempt."""
@@ -383,9 +520,10 @@ class Attempts:
                     if raw[TYPE_AT] == FrameType.DELTA:
                         client.send(renumber(raw, number))
 
-    def _end_cancelled(self, record: TurnRecord) -> None:
+    def _end_cancelled(self, record: TurnRecord, usage: dict[str, Any] | None = None) -> None:
         record.desk.outcomes["cancelled"] += 1
-        self._ledger.settle(record, "cancelled", pack({"why": record.cancel_why or "cancelled"}))
+        why = pack({"why": record.cancel_why or "cancelled"})
+        self._ledger.settle(record, "cancelled", why, usage=usage)
 
 
 def _is_stuffed(desk: Desk) -> bool:
@@ -394,5 +532,19 @@ def _is_stuffed(desk: Desk) -> bool:
 
 def _queue_item(record: TurnRecord) -> Item:
     return Item(
-        id=record.place, session=record.session, lane=record.lane, size_bytes=record.size, deadline=record.deadline
+        id=record.place,
+        session=record.session,
+        lane=record.lane,
+        size_bytes=record.size,
+        deadline=record.deadline,
+        model=record.target.model,
+        pinned=record.plan.pinned,
+        tokens=record.asked.prompt_tokens,
+        alone=record.alone,
     )
+
+
+def _usage(header: dict[str, Any]) -> dict[str, Any]:
+    """The tokens an attempt took, as its worker told; what is no map tells nothing."""
+    usage = header.get("usage")
+    return usage if isinstance(usage, dict) else {}

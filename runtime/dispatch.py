@@ -7,6 +7,7 @@ attempts.py's; decisions are router.py's, taskqueue.py's and retry.py's.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,7 +30,7 @@ from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import Asked, ClientLink, Desk, Phase, TurnRecord, Watcher
 from loopforge.runtime.refusals import MAX_TEXT, check_number, error_frame, read_lane, unknown_turn
 from loopforge.runtime.router import route
-from loopforge.runtime.status import describe
+from loopforge.runtime.status import breaker_status, describe
 from loopforge.workers.framing import Frame, encode
 from loopforge.workers.messages import FrameType, SubmitHeader, pack, read_submit, unpack_header
 from loopforge.workers.packing import Malformed
@@ -47,14 +48,19 @@ class Dispatcher:
     """What one configuration's service does for its clients. `journal`: None keeps turns in memory only."""
 
     def __init__(
-        self, config: Config, *, journal: Journal | None = None, clock: Callable[[], float] = trio.current_time
+        self,
+        config: Config,
+        *,
+        journal: Journal | None = None,
+        clock: Callable[[], float] = trio.current_time,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.config = config
         self.draining = False
         self.clients = 0
         self.outbox = Outbox()
         self.ledger = Ledger(config.runtime.max_queued_bytes, journal or MemoryJournal())
-        self.attempts = Attempts(config, self.ledger, self.outbox, clock=clock)
+        self.attempts = Attempts(config, self.ledger, self.outbox, clock=clock, jitter=jitter)
         self._started_at = clock()
 
     @property
@@ -129,6 +135,8 @@ class Dispatcher:
             self.config.providers,
             self.attempts.states,
             now,
+            look=self.attempts.look(now),
+            size=header["size"],
         )
         remaining_ms = header["remaining_ms"]
         target = plan.candidates[0]
@@ -324,7 +332,9 @@ class Dispatcher:
             "clients": self.clients,
             "queued_bytes": self.ledger.budget.held_bytes,
             "kept_bytes": self.ledger.kept.held_bytes,
+            "durability": self.ledger.journal.durability,
             "journal": self.ledger.journal.status(),
+            "breakers": [breaker_status(row, now) for row in self.attempts.breakers.snapshot(now)],
         }
         return service | describe(self.config, self.desks, list(self.ledger.live.values()), now)
 

@@ -28,6 +28,8 @@ from loopforge.runtime.journal.operations import (
     Journal,
     Known,
     Lookup,
+    Park,
+    Parked,
     Running,
     Spent,
     StoredTurn,
@@ -146,6 +148,11 @@ class Ledger:
             spent=_spent(record, usage),
         )
         self.journal.post(ended, _ignore)
+
+    def store_park(self, record: TurnRecord, wait_s: float, why: str) -> None:
+        """Note that the turn waits that long for its provider's quota."""
+        park = Park(provider=record.target.provider, until=self.wall() + wait_s, why=why[:MAX_TEXT])
+        self.journal.post(Parked(id=record.id, park=park), _ignore)
 
     def follow(self, record: TurnRecord, watcher: Watcher, *, after: tuple[int, int]) -> None:
         """Send what is kept of a live turn behind that place; what comes from now on follows it."""

@@ -14,8 +14,10 @@ from loopforge.drivers.turn import Lane
 from loopforge.runtime.journal.operations import Attempt
 from loopforge.runtime.kept import KeptFrames
 from loopforge.runtime.process import WorkerHandle
+from loopforge.runtime.retry import Try
 from loopforge.runtime.router import Candidate, Plan
 from loopforge.runtime.taskqueue import TaskQueue
+from loopforge.runtime.traffic import Traffic
 
 
 class Phase(enum.Enum):
@@ -65,6 +67,7 @@ class TurnRecord:
     `accepted`: the journal has it; until then `unanswered` wait for that and nobody is told anything else.
     `desk`: where it waits or runs; `generation`: of the desk's worker that gave it a slot.
     `sent`: this attempt has reached a worker; `at_worker`: which has not let go of it yet.
+    `tries`: its failed attempts; `alone`: the next one runs while no other is in flight there (a suspect).
     `relayed`: an event after `started` has gone out for this attempt.
     `held_for`: what it waits for while HELD ("its client", "a back-off", "a quota's reset"), until `due`.
     `cancel_why`: somebody cancelled; whatever the worker says next, the outcome is cancelled or what came before it.
@@ -98,8 +101,13 @@ class TurnRecord:
     sent: bool = False
     at_worker: bool = False
     first_sent_at: float | None = None
+    sent_at: float = 0.0
+    started_at: float | None = None
     started: bool = False
     relayed: bool = False
+    tries: tuple[Try, ...] = ()
+    alone: bool = False
+    parked_s: float = 0.0
     held_for: str = ""
     due: float = 0.0
     cancel_why: str | None = None
@@ -122,7 +130,8 @@ class Desk:
     """One provider: its queue, its worker if one runs, and what it has seen.
 
     `generation` counts started workers; a slot belongs to (generation, turn). `wanted` is set while a worker should
-    run. `down_until` is infinite for a worker that cannot start until the configuration changes.
+    run. `back_at`: a worker that died is started again then. `down_until` is infinite for a worker that cannot start
+    until the configuration changes.
     """
 
     settings: ProviderSettings
@@ -136,11 +145,13 @@ class Desk:
     idle_since: float = 0.0
     down_until: float = 0.0
     down_reason: str = ""
+    back_at: float = 0.0
     deaths: int = 0
     last_death: str = ""
     rss_bytes: int = 0
     cpu_s: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def name(self) -> str:

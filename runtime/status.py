@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import loopforge
+from loopforge.runtime.breakers import BreakerStatus
 from loopforge.runtime.config.values import Config, Target
 from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
-from loopforge.runtime.traffic import Traffic
 
 OUTCOMES = ("done", "failed", "cancelled")
 MAX_LIVE = 100
@@ -21,14 +21,14 @@ MAX_LIVE = 100
 def describe(config: Config, desks: Mapping[str, Desk], live: Sequence[TurnRecord], now: float) -> dict[str, Any]:
     """Everything but what the service knows of itself. Times in seconds, sizes in bytes."""
     totals = {name: sum(desk.outcomes[name] for desk in desks.values()) for name in OUTCOMES}
-    waiting = sum(record.phase is Phase.WAITING for record in live)
+    held = sum(record.phase is Phase.HELD for record in live)
+    waiting = sum(record.phase is Phase.WAITING for record in live) + held
     return {
         "version": loopforge.__version__,
         "pid": os.getpid(),
         "rss_bytes": memory_bytes(),
-        "durability": "memory",
         "config": config.path,
-        "turns": {"waiting": waiting, "running": len(live) - waiting, **totals},
+        "turns": {"waiting": waiting, "held": held, "running": len(live) - waiting, **totals},
         "providers": [_desk_status(desk, now) for desk in desks.values()],
         "routes": {kind: _route_status(route.targets) for kind, route in config.routes.items()},
         "live": [_turn_status(record, now) for record in live[:MAX_LIVE]],
@@ -47,7 +47,6 @@ def memory_bytes() -> int:
 def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
     down_for_s = desk.down_until - now
     queue = desk.queue.snapshot(now)
-    traffic: Traffic | None = getattr(desk, "traffic", None)
     return {
         "name": desk.name,
         "kind": desk.settings.kind,
@@ -68,7 +67,20 @@ def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
         "rss_bytes": desk.rss_bytes,
         "cpu_s": desk.cpu_s,
         "outcomes": {name: desk.outcomes[name] for name in OUTCOMES},
-        "traffic": None if traffic is None else traffic.snapshot(now),
+        "traffic": desk.traffic.snapshot(now),
+    }
+
+
+def breaker_status(row: BreakerStatus, now: float) -> dict[str, Any]:
+    """`for_s`: until it is half open, or until the provider's own time to come back; None when no time is known."""
+    for_s = row.until - now
+    return {
+        "provider": row.provider,
+        "model": row.model,
+        "state": row.state,
+        "failures": row.failures,
+        "for_s": for_s if 0 < for_s < math.inf else None,
+        "why": row.why,
     }
 
 
@@ -85,6 +97,8 @@ def _turn_status(record: TurnRecord, now: float) -> dict[str, Any]:
         "provider": record.target.provider,
         "model": record.target.model,
         "phase": record.phase.value,
+        "held_for": record.held_for,
+        "held_s": max(record.due - now, 0.0) if record.held_for else None,
         "attempt": record.attempt,
         "age_s": now - record.accepted_at,
         "deadline_in_s": record.deadline - now,

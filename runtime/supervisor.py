@@ -68,7 +68,7 @@ class Supervisor:
     dispatcher: Dispatcher = field(init=False)
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(self.config, journal=self.journal)
+        self.dispatcher = Dispatcher(self.config, journal=self.journal, jitter=self.jitter)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep every desk until cancelled; then the workers are stopped in reverse order of their start."""
@@ -135,6 +135,7 @@ class Supervisor:
             if not desk.idle:  # the router may have let a turn in since, on its own look at the clock
                 desk.wanted.set()
         else:
+            desk.back_at = decision.start_at
             await trio.sleep_until(decision.start_at)
         return decision.history
 

@@ -113,9 +113,8 @@ class Asked:
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON, for programs; see below.")
 @config_option()
 @click.pass_context
-def ask(
+def ask(  # noqa: PLR0917 - click passes them by name
     context: click.Context,
-    /,
     live: bool,
     show_thinking: bool,
     as_json: bool,

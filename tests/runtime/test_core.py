@@ -91,12 +91,12 @@ async def test_also_a_client_without_deltas_gets_the_partial_answer(autojump_clo
     assert caught.value.partial.text == "half"
 
 
-async def test_a_poisonous_turn_costs_two_workers_and_no_more(autojump_clock: MockClock) -> None:
+async def test_a_poisonous_turn_costs_two_workers_and_one_more_that_it_has_for_itself(autojump_clock: MockClock) -> None:
     workers = FakeWorkers(scripts={"t1": [(Die(),)]})
     async with open_core(workers=workers) as core:
         with pytest.raises(WorkerLost):
             await core.runtime.ask(turn("t1"))
-    assert len(workers.attempts["t1"]) == 2
+    assert len(workers.attempts["t1"]) == 3
 
 
 async def test_restarts_come_at_once_then_with_growing_back_off_then_the_provider_is_down(

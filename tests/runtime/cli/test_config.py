@@ -38,7 +38,7 @@ def test_validate_tells_every_mistake_and_ends_with_78(tmp_path: Path) -> None:
 
 
 def test_validate_tells_warnings_and_is_content(tmp_path: Path) -> None:
-    path = write(tmp_path, OLLAMA + "[skills]\n[http]\nlisten = \"127.0.0.1:8080\"\n")
+    path = write(tmp_path, OLLAMA + '[skills]\n[http]\nlisten = "127.0.0.1:8080"\n')
     assert succeed(tmp_path, "config", "validate").splitlines() == [
         f"{path}:4: warning: skills: this table of the original LoopForge is not read here; it may stay",
         f"{path}:6: warning: http.listen: this key is not acted on yet; there is no HTTP ingress",
