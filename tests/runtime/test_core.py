@@ -91,7 +91,7 @@ async def test_also_a_client_without_deltas_gets_the_partial_answer(autojump_clo
     assert caught.value.partial.text == "half"
 
 
-async def test_a_poisonous_turn_costs_two_workers_and_one_more_that_it_has_for_itself(autojump_clock: MockClock) -> None:
+async def test_a_poisonous_turn_costs_two_workers_and_one_that_it_has_alone(autojump_clock: MockClock) -> None:
     workers = FakeWorkers(scripts={"t1": [(Die(),)]})
     async with open_core(workers=workers) as core:
         with pytest.raises(WorkerLost):
