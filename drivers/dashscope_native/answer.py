@@ -110,7 +110,8 @@ class Answer:
     def flush(self, out: list[Delta]) -> None:
         """Hand on what is still held back, without ending anything."""
         if not self.finished:
-            self._end_growth(out)
+            for piece in self._growth.release():
+                self._say(piece, out)
         self._flush_usage(out)
 
     # -- members of a frame -------------------------------------------------------------------------------------------
@@ -182,18 +183,11 @@ class Answer:
 
     def _on_said(self, said: Said, out: list[Delta]) -> None:
         if not self._plain:
-            tokens = self._usage_raw.get("output_tokens") if self._usage_raw else None
-            said = said._replace(tokens=tokens if isinstance(tokens, int) else None)
             for piece in self._growth.add(said):
                 self._say(piece, out)
             self._plain = self._growth.plain
         else:
             self._say(said, out)
-
-    def _end_growth(self, out: list[Delta]) -> None:
-        if not self._plain:
-            for piece in self._growth.end():
-                self._say(piece, out)
 
     def _say(self, said: Said, out: list[Delta]) -> None:
         if said.thinking:
@@ -263,7 +257,9 @@ class Answer:
     def _on_finish(self, raw: object, out: list[Delta]) -> None:
         if raw in _UNFINISHED:
             return
-        self._end_growth(out)
+        if not self._plain:
+            for piece in self._growth.end():
+                self._say(piece, out)
         word = raw if isinstance(raw, str) else quote(str(raw), 100)
         if word.lower() in _FAILED or word.lower().startswith("malformed"):
             raise self._failed(word, f"finish reason {quote(word, 100)!r}")

@@ -16,16 +16,15 @@ from loopforge.drivers.errors import WireMismatch
 
 _SURE_CHARS: Final = 8  # repeated by chance: never, if there are
 _SURE_LETTERS: Final = 4  # so many different ones among them; a row of dashes may follow a row of dashes
-_MAX_HELD: Final = 8  # frames that each begin with the one before: no chance either
+_MAX_HELD: Final = 32  # frames that each begin with the one before; then, too, one has to decide
 
 
 class Said(NamedTuple):
-    """What a frame says. `calls`: members of `tool_calls`. `tokens`: generated so far, None when not said."""
+    """What a frame says. `calls`: members of `tool_calls`."""
 
     thinking: str
     text: str
     calls: Sequence[Any] = ()
-    tokens: int | None = None
 
 
 class Growth:
@@ -35,8 +34,8 @@ class Growth:
         self._provider = provider
         self._mode: Literal["unsure", "plain", "repeating"] = "repeating" if repeats else "unsure"
         self._before: dict[Hashable, str] = {}  # unsure: what the frame before said, by channel
-        self._tokens: int | None = None
         self._held: list[Said] = []
+        self._grown = 0  # of the held ones, those that say more than the one before
         self._given: dict[Hashable, str] = {}  # repeating: what was handed on, by channel
         self._last: dict[Hashable, str] = {}  # repeating: what the last frame said where that is not more of it
 
@@ -53,10 +52,15 @@ class Growth:
         else:
             yield from self._weigh(said)
 
+    def release(self) -> Iterator[Said]:
+        """What was held back: no frame will tell any more."""
+        if self._held:
+            # one that repeats itself grows, but for its last frame; a row of equal pieces does not
+            yield from self._settle("repeating" if 2 * self._grown >= len(self._held) - 1 else "plain")
+
     def end(self) -> Iterator[Said]:
         """The answer is over: what was held back. Raises WireMismatch when text that was handed on was taken back."""
-        if self._held:
-            yield from self._settle("repeating")
+        yield from self.release()
         if self._last:
             what = "the stream takes back text that it had sent"
             raise WireMismatch(self._provider, what, action="ask for a stream with incremental_output = true")
@@ -65,19 +69,20 @@ class Growth:
         texts = dict(_texts(said))
         if not self._before:
             if texts:
-                self._before, self._tokens = texts, said.tokens
+                self._before = texts
                 self._given = dict(texts)
             yield said  # both readings agree on the first one
             return
         self._held.append(said)
         if any(not texts.get(channel, "").startswith(text) for channel, text in self._before.items()):
             yield from self._settle("plain")
-        elif len(self._held) >= _MAX_HELD or any(_is_no_chance(text) for text in self._before.values()):
+        elif any(_is_no_chance(text, texts[channel]) for channel, text in self._before.items()):
             yield from self._settle("repeating")
-        elif said.tokens is not None and said.tokens == self._tokens and texts == self._before:
-            yield from self._settle("repeating")  # it says something, and nothing was generated
         else:
-            self._before, self._tokens = texts, said.tokens
+            self._grown += texts != self._before
+            self._before = texts
+            if len(self._held) == _MAX_HELD:
+                yield from self.release()
 
     def _settle(self, mode: Literal["plain", "repeating"]) -> Iterator[Said]:
         self._mode = mode
@@ -91,7 +96,7 @@ class Growth:
             if isinstance(call, dict):
                 channel, arguments = _channel(call, number), _arguments(call)
                 calls.append(_with_arguments(call, self._rest(channel, arguments)))
-        return Said(self._rest("thinking", said.thinking), self._rest("text", said.text), calls, said.tokens)
+        return Said(self._rest("thinking", said.thinking), self._rest("text", said.text), calls)
 
     def _rest(self, channel: Hashable, text: str) -> str:
         if not text:
@@ -116,9 +121,9 @@ def _texts(said: Said) -> Iterator[tuple[Hashable, str]]:
             yield _channel(call, number), arguments
 
 
-def _is_no_chance(piece: str) -> bool:
-    """Whether a next piece of text would not begin with the whole of this one."""
-    return len(piece) >= _SURE_CHARS and len(set(piece)) >= _SURE_LETTERS
+def _is_no_chance(before: str, now: str) -> bool:
+    """Whether `now`, which begins with `before`, is not the next piece of a text."""
+    return len(now) > len(before) >= _SURE_CHARS and len(set(before)) >= _SURE_LETTERS
 
 
 def _channel(call: dict[str, Any], number: int) -> Hashable:

@@ -151,6 +151,8 @@ def _append_assistant(wire: list[JsonObject], message: Message, draft: Draft) ->
     texts: list[JsonObject] = []
     reasoning: list[str] = []
     for part in message.content:
+        if isinstance(part, Text | ToolCall) and part.opaque is not None and not draft.made_here(part.opaque):
+            draft.note("signatures of another provider or model were not sent")
         match part:
             case Text():
                 if part.text:

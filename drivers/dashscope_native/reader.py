@@ -15,7 +15,7 @@ from loopforge.drivers.dashscope_native.failures import Asked, explain_inside, i
 from loopforge.drivers.dashscope_native.frames import Frame, FrameReader
 from loopforge.drivers.errors import DriverError, StreamBroken, WireMismatch, quote
 from loopforge.drivers.fold import Fold
-from loopforge.drivers.json_values import parse_json
+from loopforge.drivers.json_values import ends_early, parse_json
 from loopforge.drivers.turn import Delta, JsonObject, Turn
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024  # of a whole answer; the transport has its own, configured bound
@@ -150,7 +150,7 @@ class DashScopeReader:
         try:
             body = parse_json(text)
         except ValueError as exc:
-            if text[-1:] not in ("}", "]"):
+            if ends_early(text, exc):
                 raise StreamBroken(self._asked.provider, "the answer ends inside its JSON") from exc
             raise self._mismatch("the answer is no JSON", text) from exc
         if isinstance(body, list) and len(body) == 1:
