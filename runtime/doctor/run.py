@@ -2,6 +2,7 @@
 
 First the configuration is read and the service asked, because the rest is judged by them; then everything else runs
 concurrently. So a run takes at most some multiples of the timeout, whatever hangs: a name server, a proxy, a mount.
+Reading the configuration alone has a time of its own (config/child.py), which a short timeout does not cut.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from loopforge.drivers.registry import has_driver
 from loopforge.runtime.blocking import NoAnswer, ask_status
 from loopforge.runtime.config import paths
 from loopforge.runtime.config.base_url import is_loopback
-from loopforge.runtime.config.child import check_in_child
+from loopforge.runtime.config.child import TIME_LIMIT_S, check_in_child
 from loopforge.runtime.config.paths import Environment, UnusablePath
 from loopforge.runtime.config.values import Checked, Config, RuntimeSettings
 from loopforge.runtime.doctor import aws, ollama, reach, systemd
@@ -145,11 +146,17 @@ class _Collected:
             self._note_bug(check, "", exc)
 
     async def within(
-        self, check: Check, work: Callable[[], Awaitable[T]], late: Callable[[], Finding], *, subject: str = ""
+        self,
+        check: Check,
+        work: Callable[[], Awaitable[T]],
+        late: Callable[[], Finding],
+        *,
+        subject: str = "",
+        limit_s: float | None = None,
     ) -> T | None:
         """What `work` returns; None when it took too long or failed, and a finding says so."""
         try:
-            with trio.move_on_after(self.timeout_s):
+            with trio.move_on_after(limit_s or self.timeout_s):
                 return await work()
             self.findings.append(late())
         except Exception as exc:  # noqa: BLE001 - a bug in one check shall not cost the others
@@ -180,9 +187,12 @@ async def _read_first(option: str | None, tools: Tools, collected: _Collected) -
 
     async def read() -> None:
         source = paths.PRESETS if presets else path
-        late = _late_config(path, collected.timeout_s)
+        limit_s = max(collected.timeout_s, TIME_LIMIT_S)  # without it hardly anything can be judged
         answers["checked"] = await collected.within(
-            "config", lambda: tools.check_config(source, tools.env, collected.timeout_s), lambda: late
+            "config",
+            partial(tools.check_config, source, tools.env, limit_s),
+            partial(_late_config, path, limit_s),
+            limit_s=limit_s,
         )
 
     async def ask() -> None:

@@ -39,7 +39,7 @@ def judge_service(service: Service, config: Path, now: float, changed_at: float 
     elif service.absent:
         hint = "one that outlives its clients: loopforge serve"
         yield ok("service", "none is running, and none is needed: ask starts its own", hint)
-    else:
+    elif service.socket is not None:  # else its path is what is wrong: the check of permissions says so
         what, _, step = service.trouble.partition("; ")
         yield error("service", what or service.trouble, step or _RESTART)
 

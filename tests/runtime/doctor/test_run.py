@@ -191,7 +191,7 @@ HANGING: list[tuple[str, dict[str, Any], str]] = [
     ("ollama", {"dial": FakeDial({**WELL, TAGS: "answer"})}, "127.0.0.1:11434: no end of the answer within 5 s"),
     ("systemd", {"run": _never, "booted": True}, "no end of it within 5 s: asking systemctl"),
     ("permissions", {"aside": _never}, "no end of it within 5 s: looking at the files"),
-    ("config", {"check_config": _never}, "config.toml could not be read and checked within 5 s"),
+    ("config", {"check_config": _never}, "config.toml could not be read and checked within 10 s"),
 ]
 
 
