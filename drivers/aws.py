@@ -10,6 +10,7 @@ AWS's own SDKs: https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-us
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from loopforge.drivers.auth import BEARER, BadKey, HeaderKey, SecretHeaders, what_is_wrong
-from loopforge.drivers.errors import DriverError
+from loopforge.drivers.errors import CredentialsRejected, DriverError
 from loopforge.drivers.registry import AWS_DECIDES, AwsSettings, ProviderSettings
 from loopforge.drivers.wire import Auth, HttpRequest
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 BEARER_VARIABLE: Final = "AWS_BEARER_TOKEN_BEDROCK"
 PREPARE_S: Final = 5.0
 """How long a worker looks for credentials before it is ready; a role or a login service may be slow, or away."""
+RENEW_EVERY_S: Final = 30.0
+
+_OUTDATED = ("expiredtoken", "unrecognizedclient", "invalidclienttokenid")  # what AWS calls them, in lower case
 
 
 def open_aws_auth(settings: ProviderSettings, key: str) -> Auth:
@@ -42,7 +46,7 @@ class AwsAuth:
     """Puts the endpoint, where AWS decides on it, and a key or a signature on each request.
 
     Credentials are kept fresh by aiobotocore where they can be renewed. Those from a file are read again when the file
-    has changed, and all of them after the provider has refused some (`renew`).
+    has changed, and others are looked for once when the provider takes these for outdated.
     """
 
     def __init__(self, settings: ProviderSettings, *, bearer: str = "") -> None:
@@ -51,6 +55,7 @@ class AwsAuth:
         self._has_endpoint = bool(settings.base_url)
         self._bearer = bearer
         self._chain: AwsChain | None = None
+        self._opened_at = -RENEW_EVERY_S
         self._opening = trio.Lock()
 
     def __repr__(self) -> str:
@@ -87,9 +92,16 @@ class AwsAuth:
         chain = await self._wait_chain()
         return replace(request, headers=SecretHeaders(chain.signed_headers(request, credentials)))
 
-    def renew(self) -> None:
-        """The provider refused what was signed: look for everything anew before the next request."""
-        self._chain = None
+    def rejected(self, error: CredentialsRejected, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - see wire.py
+        """Whether to sign anew: when others than these credentials may be found by now, which are then looked for.
+
+        Not more often than every RENEW_EVERY_S: of many turns in flight, each is refused. What came from the
+        environment stays as it is for as long as the process lives.
+        """
+        outdated = error.raw.lower().startswith(_OUTDATED) and self.source not in ("bearer", "env")
+        if outdated and trio.current_time() >= self._opened_at + RENEW_EVERY_S:
+            self._chain = None
+        return outdated
 
     async def _credentials(self) -> Credentials:
         return await (await self._wait_chain()).wait_credentials()
@@ -101,4 +113,5 @@ class AwsAuth:
                     from loopforge.drivers.aws_chain import open_chain
 
                     self._chain = open_chain(self._provider, self._aws)
+                    self._opened_at = trio.current_time()
         return self._chain

@@ -10,6 +10,7 @@ with aiobotocore 3.10 and botocore 1.43 (tests/drivers/test_aws_chain.py).
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -27,6 +28,7 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     EndpointProviderError,
     HTTPClientError,
+    InvalidRegionError,
     LoginError,
     MetadataRetrievalError,
     ProfileNotFound,
@@ -34,6 +36,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as AwsConnectionError
+from botocore.utils import validate_region_name
 
 from loopforge.drivers.errors import CredentialsRejected, DriverError, ProviderUnavailable, TurnRefused, quote
 from loopforge.drivers.registry import AwsSettings
@@ -47,6 +50,13 @@ READ_S: Final = 10.0
 
 _REGION_VARIABLE = "AWS_REGION"  # of the other SDKs; botocore itself reads AWS_DEFAULT_REGION alone
 _FILES = ("credentials_file", "config_file")  # their names among botocore's variables
+
+
+_FAILURES = (BotoCoreError, ClientError, OSError, ValueError, KeyError)
+
+# What they would log is told as an error; and their traces quote what a credential process has printed.
+for _name in ("botocore", "aiobotocore"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class Credentials(Protocol):
@@ -65,8 +75,9 @@ def open_chain(provider: str, aws: AwsSettings) -> AwsChain:
     """
     try:
         return AwsChain(provider, aws)
-    except (BotoCoreError, OSError, ValueError, KeyError) as exc:
-        raise _explained(provider, aws, exc) from None
+    except _FAILURES as exc:
+        failure = _explained(provider, aws, exc)
+    raise failure  # outside: what it comes from may quote a secret, and would hang on it
 
 
 class AwsChain:
@@ -104,9 +115,10 @@ class AwsChain:
             if self._found is not None:
                 frozen: Credentials = await self._found.get_frozen_credentials()
                 return frozen
-        except (BotoCoreError, ClientError, OSError, ValueError, KeyError) as exc:
-            raise _explained(self._provider, self._aws, exc) from None
-        raise self._none_found()
+            failure: DriverError = self._none_found()
+        except _FAILURES as exc:
+            failure = _explained(self._provider, self._aws, exc)
+        raise failure
 
     def signed_headers(self, request: HttpRequest, credentials: Credentials) -> dict[str, str]:
         """The request's headers and those of its signature, which is good for some minutes."""
@@ -123,6 +135,7 @@ class AwsChain:
                 action=f"set region in [providers.{self._provider}.aws_bedrock] or {_REGION_VARIABLE}",
                 scope="provider",
             )
+        validate_region_name(str(region))
         return str(region)
 
     def _endpoint(self) -> str:
@@ -187,7 +200,7 @@ def _explained(provider: str, aws: AwsSettings, exc: Exception) -> DriverError:
         case SSOError() | TokenRetrievalError() | LoginError():
             what = f"the AWS login has expired, or there is none: {quote(str(exc), 200)}"
             action = f"log in again: aws sso login{profile}"
-        case EndpointProviderError():
+        case EndpointProviderError() | InvalidRegionError():
             return TurnRefused(
                 provider,
                 f"there is no such AWS endpoint: {quote(str(exc), 200)}",

@@ -90,7 +90,8 @@ def _one_of(block: Any, known: Iterable[str], at: str) -> tuple[str, Any]:
     block = _object(block, at)
     if len(block) != 1 or next(iter(block)) not in set(known):
         raise BadRequest(f"The content block at {at} must have exactly one member, of {', '.join(sorted(known))}.")
-    return next(iter(block.items()))
+    kind = next(iter(block))
+    return kind, block[kind]
 
 
 # -- settings, tools --------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def _part(block: Json, mark: CacheMark, role: str, model: str) -> Part:
 
 
 def _result(result: Json) -> ToolResult:
-    parts = []
+    parts: list[Text | Image | Document] = []
     for block in result["content"]:
         if "json" in block:
             parts.append(Text(text=json.dumps(block["json"])))
