@@ -71,12 +71,8 @@ class ZhipuJwt:
     def _fresh_token(self) -> str:
         """The token, made anew when either clock says that it is old: one of them stops while a machine sleeps."""
         wall, monotonic = self._wall(), self._monotonic()
-        usable_s = LIFETIME_S - RENEW_BEFORE_S
-        if (
-            not self._token
-            or monotonic - self._made_monotonic >= usable_s
-            or not 0 <= wall - self._made_wall < usable_s
-        ):
+        ages = (wall - self._made_wall, monotonic - self._made_monotonic)
+        if not self._token or not all(0 <= age < LIFETIME_S - RENEW_BEFORE_S for age in ages):
             now_ms = round(wall * 1000)
             claims = {"api_key": self._key_id, "timestamp": now_ms, "exp": now_ms + round(LIFETIME_S * 1000)}
             self._token = self._signed(to_json(claims).encode())

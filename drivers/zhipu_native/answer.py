@@ -1,7 +1,7 @@
 """The answer under way: what the members of a chunk or of a whole message become, and how it ends.
 
 The order in a chunk is reasoning, text, tool calls, then the finish reason, whichever of them it has. A finish reason
-that is itself a failure waits one event for an error that says more.
+that is itself a failure waits for the end, in case an error comes that says more.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ class Answer:
         if not self._model_known:
             self._introduce(chunk, out)
         if (usage := chunk.get("usage")) and isinstance(usage, dict):
-            self._on_usage(usage, out)
-        if self._doom is not None:
-            raise self._doom
+            self._on_usage(usage)
         if found := chunk.get("web_search"):
             self._on_search(found)
         choices = chunk.get("choices")
@@ -105,7 +103,7 @@ class Answer:
             raise WireMismatch(self._asked.provider, what, model=self._asked.model)
         self._introduce(body, out)
         if isinstance(usage := body.get("usage"), dict):
-            self._on_usage(usage, out)
+            self._on_usage(usage)
         if found := body.get("web_search"):
             self._on_search(found)
         self._read_choice(choice, choice.get("message") or choice.get("delta"), out, whole=True)
@@ -144,13 +142,10 @@ class Answer:
         request_id = limits.request_id(self._headers) or own_id
         out.append(ResponseInfo(model, request_id, limits.read_limits(self._headers)))
 
-    def _on_usage(self, raw: JsonObject, out: list[Delta]) -> None:
+    def _on_usage(self, raw: JsonObject) -> None:
         usage = read_usage(raw)
-        if usage == self._usage:
-            return
-        self._usage, self._usage_due = usage, True
-        if self.complete:
-            self._flush_usage(out)
+        if usage != self._usage:
+            self._usage, self._usage_due = usage, True
 
     def _flush_usage(self, out: list[Delta]) -> None:
         if self._usage_due and self._usage is not None:

@@ -133,6 +133,7 @@ def test_calls_come_whole_unless_their_pieces_are_asked_for(in_pieces: bool) -> 
     streamed = deltas(Profile(tool_calls=script), tools=[LOOK], tool_stream=in_pieces)
     fragments = [one for delta in streamed for one in delta.get("tool_calls", [])]
     assert (len(fragments) > 2) == in_pieces
+    assert not any(delta.get("content") for delta in streamed)
     for index, scripted in enumerate(script):
         first, *rest = [one for one in fragments if one["index"] == index]
         assert first["id"].startswith("call_")

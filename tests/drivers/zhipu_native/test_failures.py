@@ -142,6 +142,7 @@ def test_the_same_error_inside_a_200_is_the_same_class(code: str, status: int, e
         (sse({"error": {"message": "no code"}}), "ProviderUnavailable"),
         (sse(chunk(content="a"), {"error": {"message": "no code"}}), "StreamBroken"),
         (sse(chunk(content="a"), {"error": "no code"}), "StreamBroken"),
+        (sse(chunk(content="a"), 'event: error\ndata: {"choices": [], "message": "no code"}\n\n'), "StreamBroken"),
     ],
 )
 def test_an_error_without_a_code_is_judged_by_what_had_come(body: bytes, expected: str) -> None:
@@ -154,6 +155,14 @@ def test_an_error_outranks_a_finish_that_was_one_already() -> None:
     outcome = read_body(sse(chunk("network_error", content="a"), {"error": {"code": "1301", "message": "unsafe"}}))
     assert outcome.error is not None
     assert outcome.error["class"] == "ContentFiltered"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7])
+def test_text_that_was_held_back_is_in_the_partial_answer(cut: int) -> None:
+    body = sse(chunk(content="a"), chunk(content="<|begin_of"), {"error": {"code": "1301", "message": "unsafe"}})
+    outcome = read_body(body, cut=cut)
+    assert outcome.partial is not None
+    assert outcome.partial.text == "a<|begin_of"
 
 
 # -- fields -----------------------------------------------------------------------------------------------------------

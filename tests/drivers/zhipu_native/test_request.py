@@ -267,6 +267,24 @@ def test_images_of_a_result_follow_the_last_result_or_are_left_out() -> None:
     assert "was left out" in notices_of(blind)
 
 
+@pytest.mark.parametrize("after", [(), (assistant("nice"), user("and now?"))])
+def test_images_of_a_result_come_before_whatever_follows(after: tuple[Message, ...]) -> None:
+    result = Message(role="tool", content=(ToolResult(call_id="call_1", content=(Text(text="see"), PICTURE)),))
+    sent = messages_of(HELLO, assistant(CALL), result, *after, model=VISION)
+    roles = ["user", "assistant", "tool", "user", *(message.role for message in after)]
+    assert [message["role"] for message in sent] == roles
+    assert sent[2]["content"] == "see"
+    assert [part["type"] for part in sent[3]["content"]] == ["text", "image_url"]
+
+
+def test_an_image_of_a_result_beside_a_document_asked_about_lets_the_document_go() -> None:
+    result = Message(role="tool", content=(ToolResult(call_id="call_1", content=(PICTURE,)),))
+    paper = user("and this?", Document(url="https://example.com/a.pdf", media_type="application/pdf"))
+    turn = ask(HELLO, assistant(CALL), result, paper, model=VISION)
+    assert "file_url" not in str(body_of(turn))
+    assert "beside an image" in notices_of(turn)
+
+
 # -- earlier reasoning ------------------------------------------------------------------------------------------------
 
 
