@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from loopforge.drivers import limits
-from loopforge.drivers.anthropic.failures import Asked, explain_inside, is_error
+from loopforge.drivers.anthropic.failures import Asked, explain_inside, is_error, minimax_code
 from loopforge.drivers.anthropic.open_blocks import Memory, OpenBlock, open_block
 from loopforge.drivers.anthropic.rate_limits import read_limits
 from loopforge.drivers.anthropic.usage import UsageReports
@@ -38,7 +38,9 @@ FINISHES: Final[Mapping[str, Finish]] = {
     "refusal": "content_filter",
     "pause_turn": "pause",
     "model_context_window_exceeded": "context_overflow",
+    "content_filter": "content_filter",
 }
+_OUTPUT_REFUSED: Final = "1027"  # MiniMax's
 _IMPLIED = {"text_delta": "text", "thinking_delta": "thinking"}  # the block that a delta without a start belongs to
 _FAILED = frozenset({"error", "network_error", "insufficient_system_resource", "abort"})
 _NO_INDEX = -1  # of a block that a gateway does not number, or that came whole
@@ -81,6 +83,9 @@ class Answer:
         """One event of a stream other than a delta. Raises DriverError."""
         if kind == "error" or (not kind and is_error(event)):
             raise explain_inside(self._asked, event, self._headers, started=self.started)
+        for place in (event, event.get("message")):
+            if isinstance(place, dict) and minimax_code(place):
+                raise explain_inside(self._asked, place, self._headers, started=self.started)
         match kind:
             case "message_start":
                 self._on_message_start(event, out)
@@ -99,9 +104,11 @@ class Answer:
 
     def read_whole(self, body: JsonObject, out: list[Delta]) -> None:
         """One JSON answer. Raises DriverError, also for an error that came with status 200."""
-        if is_error(body):
-            raise explain_inside(self._asked, body, self._headers, started=False)
         content = body.get("content")
+        if content and minimax_code(body) == _OUTPUT_REFUSED:  # what had been written before it was stopped is kept
+            body = {**body, "stop_reason": "content_filter"}
+        elif is_error(body):
+            raise explain_inside(self._asked, body, self._headers, started=False)
         if not isinstance(content, list | str):
             what = f"the answer holds no content: {quote(str(body), 200)}"
             raise WireMismatch(self._asked.provider, what, model=self._asked.model)

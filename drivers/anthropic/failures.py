@@ -63,7 +63,7 @@ _NO_ACCESS = re.compile(r"access to (this|the) model|model.{0,80}access|not avai
 _REGION = re.compile(r"\b(country|region|territory|location)\b", re.IGNORECASE)
 _BAD_KEY = re.compile(r"(incorrect|invalid|wrong|missing) (x-)?api[ _-]?key|unauthori[sz]ed", re.IGNORECASE)
 _THINKING = re.compile(r"\bthinking\b|\bsignature\b", re.IGNORECASE)
-_BRACKETED = re.compile(r"\((\d{4})\)\s*$")
+_BRACKETED = re.compile(r"\((\d{4,5})\)\s*$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,9 @@ def _class_of_vendor_code(asked: Asked, said: Said) -> type[DriverError] | None:
         code = bracketed[1]
     if code:
         cls = MINIMAX_CODES.get(code)
-        return ContextTooLong if cls is TurnRefused and _CONTEXT.search(said.text) else cls
+        if cls is TurnRefused and _CONTEXT.search(said.text):
+            return ContextTooLong
+        return ModelNotFound if cls is TurnRefused and _NO_MODEL.search(said.text) else cls
     if asked.vendor in ("glm", "generic"):
         return next((GLM_CODES[code] for code in said.codes if code in GLM_CODES), None)
     return None
@@ -244,7 +246,7 @@ def _action(cls: type[DriverError], status: int | None, said: Said) -> str:
 
 def is_error(body: Mapping[str, object]) -> bool:
     """Whether JSON inside a 200 is an error: it says so, or it is none of an answer and carries an error's members."""
-    if body.get("type") == "error" or body.get("error") or _minimax_code(body):
+    if body.get("type") == "error" or body.get("error") or minimax_code(body):
         return True
     if "content" in body or body.get("type") == "message":
         return False
@@ -257,7 +259,7 @@ def read(body: object) -> Said:
         body = body[0]
     if not isinstance(body, Mapping):
         return Said(text=_as_text(body))
-    if code := _minimax_code(body):
+    if code := minimax_code(body):
         base = body["base_resp"]
         text = _as_text(base.get("status_msg")) if isinstance(base, Mapping) else ""
         return Said(text=text or f"base_resp {code}", raw=code, minimax=code)
@@ -301,7 +303,8 @@ def _status(error: Mapping[str, object], body: Mapping[str, object]) -> int | No
     return None
 
 
-def _minimax_code(body: Mapping[str, object]) -> str:
+def minimax_code(body: Mapping[str, object]) -> str:
+    """The code of its base_resp, which MiniMax puts into answers and errors alike; "" for none and for 0."""
     base = body.get("base_resp")
     if not isinstance(base, Mapping):
         return ""

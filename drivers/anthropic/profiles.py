@@ -134,6 +134,7 @@ _DOMAINS: Mapping[str, Vendor] = {
     "openrouter.ai": "openrouter",
     "api.minimax.io": "minimax",
     "api.minimaxi.com": "minimax",
+    "api.minimax.chat": "minimax",
     "api.deepseek.com": "deepseek",
     "api.z.ai": "glm",
     "open.bigmodel.cn": "glm",

@@ -80,7 +80,7 @@ _NO_MONEY = re.compile(
 )
 _BLAMES_REQUEST = re.compile(r"not supported|\brequires\b", re.IGNORECASE)
 _QUOTA_CODE = re.compile(r"_(spend|usage)_limit_exceeded$")
-_BRACKETED = re.compile(r"\((\d{4})\)\s*$")
+_BRACKETED = re.compile(r"\((\d{4,5})\)\s*$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +159,9 @@ def _class_of_vendor_code(asked: Asked, said: Said) -> type[DriverError] | None:
         code = bracketed[1]
     if code:
         cls = MINIMAX_CODES.get(code)
-        return ContextTooLong if cls is TurnRefused and _CONTEXT.search(said.text) else cls
+        if cls is TurnRefused and _CONTEXT.search(said.text):
+            return ContextTooLong
+        return ModelNotFound if cls is TurnRefused and _NO_MODEL.search(said.text) else cls
     if asked.vendor in ("glm", "generic"):
         return next((GLM_CODES[code] for code in said.codes if code in GLM_CODES), None)
     return None

@@ -109,7 +109,7 @@ def _of_gateway(body: Json, vendor: str) -> Iterator[str]:
     if vendor == "minimax":
         if not 0 < body.get("temperature", 1) <= 1:
             yield "the temperature is not in (0, 1]"
-        if "stop_sequences" in body or '"image"' in json.dumps(body):
+        if "stop_sequences" in body or ('"image"' in json.dumps(body) and body["model"] != "MiniMax-M3"):
             yield "stop strings or images that are not taken"
     if '"document"' in json.dumps(body) and vendor != "openrouter":
         yield "documents are not known here"
