@@ -6,6 +6,7 @@ relay.py         deltas a second: worker -> supervisor -> client, and provider -
 isolation.py     what a provider's trouble costs the planning turns of another
 startup.py       how soon things are there, and how soon they are gone
 queue.py         what a decision of the task queue costs
+journal.py       turns accepted on disk: how many a second, how long each waits
 report.py        options, interleaved rounds, medians, the machine, goals: what every benchmark shares
 stack.py         simulator, service and workers as real processes, and a client
 workload.py      seeded arrivals, read from workloads/

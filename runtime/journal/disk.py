@@ -22,7 +22,7 @@ import trio
 from loopforge.runtime.errors import JournalFailed
 from loopforge.runtime.journal.files import BALLAST, Connect, connect, open_database, owned_folder
 from loopforge.runtime.journal.operations import Backlog, Operation, Purge, Purged, weight_bytes
-from loopforge.runtime.journal.retention import PurgeJob, Retention, used_bytes
+from loopforge.runtime.journal.retention import STEP_BYTES, PurgeJob, Retention, used_bytes
 from loopforge.runtime.journal.shortage import BALLAST_BYTES, Shortage
 from loopforge.runtime.journal.store import Store
 
@@ -45,6 +45,8 @@ QUIET_S = 0.05
 SETTLE_BYTES = 256 * 1024
 """A log shorter than that waits for LONG_QUIET_S: a turn now and then must not cost two more fsyncs each."""
 LONG_QUIET_S = 5.0
+PURGE_BYTES = 2 * 2**20
+"""A purge lets the log grow to that before it is copied: all of it at once would keep turns waiting for 0.2 s."""
 HOUSEKEEPING_S = 60.0
 BUSY_GROUPS = 16
 """While there is no quiet moment, one step of housekeeping stands between so many groups."""
@@ -222,14 +224,13 @@ class SqliteJournal:
         try:
             if self._store.shortage.active:
                 self._store.settle_debts(now)
-            elif self._purges:
-                self._purge_a_little()
-            elif settle and self._unsettled_bytes:
+            elif settle and self._unsettled_bytes >= (PURGE_BYTES if self._purges else 1):
                 self._store.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 self._unsettled_bytes = 0
-            elif now >= self._housekeeping_at and not self._retention.step(self._store, time.time()):
-                self._housekeeping_at = now + HOUSEKEEPING_S
-                self._used_bytes = used_bytes(self._store)
+            elif self._purges:
+                self._purge_a_little()
+            elif now >= self._housekeeping_at:
+                self._retain(now)
         except sqlite3.Error as exc:
             self._store.shortage.begin(exc, self._store.connection, now)
             self._housekeeping_at = now + HOUSEKEEPING_S
@@ -238,8 +239,16 @@ class SqliteJournal:
                 self._post_back(self._deliver, [(done, weight, self._store.shortage.refusal())])
             self._purges.clear()
 
+    def _retain(self, now: float) -> None:
+        if self._retention.step(self._store, time.time()):
+            self._unsettled_bytes += STEP_BYTES
+        else:
+            self._housekeeping_at = now + HOUSEKEEPING_S
+            self._used_bytes = used_bytes(self._store)
+
     def _purge_a_little(self) -> None:
         job, done, weight = self._purges[0]
+        self._unsettled_bytes += STEP_BYTES
         if not job.step(self._store):
             del self._purges[0]
             self._housekeeping_at = 0.0  # pages are free now

@@ -31,6 +31,8 @@ END_STATES: tuple[EndState, ...] = ("done", "failed", "cancelled")
 OVERHEAD_BYTES = 1024
 """What an operation that waits counts for beside its body."""
 
+LIST_TURNS = 50_000
+
 USAGE_KEYS: tuple[UsageKey, ...] = ("provider", "model", "kind", "session", "day")
 
 
@@ -211,7 +213,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Newest first. `more`: the limit cut some off."""
+    """Newest first. `more`: there may be others, which the limit or LIST_TURNS cut off."""
 
     turns: tuple[StoredTurn, ...]
     more: bool
@@ -349,7 +351,8 @@ class Show(Operation[Found]):
 class List(Operation[Listing]):
     """Turns, newest first. Empty members do not filter. `provider`: that of the last attempt.
 
-    `since`, `before`: of the time of acceptance.
+    `since`, `before`: of the time of acceptance. Of turns that may have ended the newest LIST_TURNS are looked at, so
+    that nobody waits behind a question; `more` tells when there are others.
     """
 
     states: tuple[State, ...] = ()

@@ -6,6 +6,7 @@ system when many are free (incremental vacuum; inserting costs the same with it 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from loopforge.runtime.journal import statements as sql
@@ -15,7 +16,10 @@ from loopforge.runtime.journal.store import Store
 
 MIB = 1 << 20
 STEP_TURNS = 64
-STEP_PAGES = 256
+STEP_LOOKS = 4_000
+STEP_PAGES = 64
+STEP_BYTES = 512 * 1024
+"""What a step leaves in the log, about: each of its turns has pages of its own in three tables and an index."""
 SPARE_PAGES = 2048
 """Free pages that stay in the file: the next turns use them."""
 USAGE_DETAIL_DAYS = 92
@@ -61,6 +65,8 @@ class PurgeJob:
     operation: Purge
     deleted: int = 0
     _ids: list[str] | None = None
+    _looked_at: int = 0
+    _last: int | None = None
 
     def step(self, store: Store) -> bool:
         """Delete a little more; whether there is still something to do. Raises sqlite3.Error."""
@@ -69,16 +75,24 @@ class PurgeJob:
         if self._ids:
             ids, self._ids = self._ids[:STEP_TURNS], self._ids[STEP_TURNS:]
             rows = [store.connection.execute(sql.SELECT_ENDED_ID, (turn_id,)).fetchone() for turn_id in ids]
-            return self._count(store, [row[0] for row in rows if row is not None]) or True
-        before = float("inf") if self.operation.all_ended else self.operation.ended_before
+            self._delete(store, [row[0] for row in rows if row is not None])
+            return True
+        before = math.inf if self.operation.all_ended else self.operation.ended_before
         if before is None:
             return False
-        due = [row[0] for row in store.connection.execute(sql.SELECT_ENDED_BEFORE, (before, STEP_TURNS)).fetchall()]
-        return self._count(store, due)
+        if self._last is None:
+            self._last = store.connection.execute(sql.SELECT_LAST_NUMBER).fetchone()[0]
+        upto = self._looked_at + STEP_LOOKS
+        place = self._looked_at, upto, before, STEP_TURNS
+        rows = store.connection.execute(sql.SELECT_ENDED_BETWEEN, place).fetchall()
+        self._delete(store, [row[0] for row in rows])
+        if len(rows) < STEP_TURNS:
+            self._looked_at = upto
+        return self._looked_at < self._last
 
-    def _count(self, store: Store, numbers: list[int]) -> bool:
+    def _delete(self, store: Store, numbers: list[int]) -> None:
         self.deleted += len(numbers)
-        return _delete(store, numbers)
+        _delete(store, numbers)
 
 
 def _delete(store: Store, numbers: list[int]) -> bool:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 APPLICATION_ID = 0x4C_46_4A_4C  # "LFJL"
 
 FIRST = (
-    # `state`: of a live turn, the place in LIVE_STATES. A turn is live while it has a row in requests; it has ended
-    # when it has one in outcomes. Both are apart from turns because they are large and the row is rewritten.
+    # `state`: the place in STATES, and so below 3 of a turn that lives. Such a turn has a row in requests, and one that
+    # has ended has a row in outcomes: apart, because they are large, and turns are looked through and rewritten.
     """
     CREATE TABLE turns (
         number INTEGER PRIMARY KEY,
@@ -31,6 +31,7 @@ FIRST = (
         accepted_at REAL NOT NULL,
         deadline REAL NOT NULL,
         state INTEGER NOT NULL,
+        ended_at REAL,
         attempt INTEGER NOT NULL,
         sent_provider TEXT NOT NULL,
         sent_model TEXT NOT NULL,
@@ -44,10 +45,8 @@ FIRST = (
     """
     CREATE TABLE outcomes (
         number INTEGER PRIMARY KEY,
-        state INTEGER NOT NULL,
         attempt INTEGER NOT NULL,
         seq INTEGER NOT NULL,
-        ended_at REAL NOT NULL,
         header BLOB NOT NULL,
         body BLOB NOT NULL
     )

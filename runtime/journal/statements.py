@@ -14,13 +14,13 @@ from typing import Any
 
 from loopforge.runtime.journal.operations import (
     END_STATES,
+    LIST_TURNS,
     LIVE_STATES,
     USAGE_KEYS,
     Accept,
     Attempt,
     AttemptEnded,
     Ending,
-    EndState,
     Finish,
     List,
     LostAttempt,
@@ -28,6 +28,7 @@ from loopforge.runtime.journal.operations import (
     Parked,
     Running,
     Spent,
+    State,
     StoredTurn,
     Usage,
     UsageRow,
@@ -37,13 +38,14 @@ from loopforge.workers.frame_types import pack, unpack
 DAY_S = 86_400
 Row = tuple[Any, ...]
 
-_END_NUMBERS: dict[EndState, int] = {state: number for number, state in enumerate(END_STATES)}
-_ACCEPTED, _RUNNING, _PARKED = range(3)  # places in LIVE_STATES
-_IS_LIVE = "EXISTS (SELECT 1 FROM requests WHERE requests.number = turns.number)"
+STATES: tuple[State, ...] = (*LIVE_STATES, *END_STATES)  # as numbers in files: append only
+_NUMBERS: dict[State, int] = {state: number for number, state in enumerate(STATES)}
+_ACCEPTED, _RUNNING, _PARKED, _FIRST_END = range(4)
+_IS_LIVE = f"state < {_FIRST_END}"
 
 # -- writing ---------------------------------------------------------------------------------------------------------
 
-INSERT_TURN = f"INSERT INTO turns VALUES ({', '.join('?' * 19)}, NULL, NULL, NULL)"
+INSERT_TURN = f"INSERT INTO turns VALUES ({', '.join('?' * 15)}, NULL, {', '.join('?' * 4)}, NULL, NULL, NULL)"
 INSERT_REQUEST = "INSERT INTO requests VALUES (?, ?)"
 
 
@@ -105,20 +107,17 @@ def parked_row(operation: Parked) -> Row:
     return operation.park.provider, operation.park.until, operation.park.why, operation.id
 
 
-INSERT_OUTCOME = f"INSERT INTO outcomes SELECT number, {', '.join('?' * 6)} FROM turns WHERE id = ? AND {_IS_LIVE}"
+UPDATE_ENDED = f"UPDATE turns SET state = ?, ended_at = ?, {_UNPARK} WHERE id = ? AND {_IS_LIVE}"
+INSERT_OUTCOME = "INSERT INTO outcomes SELECT number, ?, ?, ?, ? FROM turns WHERE id = ?"
 DELETE_REQUEST = "DELETE FROM requests WHERE number = (SELECT number FROM turns WHERE id = ?)"
 
 
+def ended_row(operation: Finish) -> Row:
+    return _NUMBERS[operation.state], operation.ended_at, operation.id
+
+
 def outcome_row(operation: Finish) -> Row:
-    return (
-        _END_NUMBERS[operation.state],
-        operation.attempt,
-        operation.seq,
-        operation.ended_at,
-        operation.header,
-        operation.body,
-        operation.id,
-    )
+    return operation.attempt, operation.seq, operation.header, operation.body, operation.id
 
 
 _SUMS = ("turns", "failed", "cancelled", "attempts", "input", "output", "cache_read", "cache_write", "reasoning")
@@ -158,9 +157,12 @@ DELETE_TURN = (
     "DELETE FROM attempts WHERE turn = ?",
     "DELETE FROM turns WHERE number = ?",
 )
-SELECT_OLDEST_ENDED = "SELECT number, ended_at FROM outcomes ORDER BY number LIMIT ?"
-SELECT_ENDED_BEFORE = "SELECT number FROM outcomes WHERE ended_at < ? ORDER BY number LIMIT ?"
-SELECT_ENDED_ID = "SELECT number FROM turns JOIN outcomes USING (number) WHERE id = ?"
+SELECT_OLDEST_ENDED = f"SELECT number, ended_at FROM turns WHERE state >= {_FIRST_END} ORDER BY number LIMIT ?"
+SELECT_ENDED_BETWEEN = (
+    f"SELECT number FROM turns WHERE number > ? AND number <= ? AND state >= {_FIRST_END} AND ended_at < ? LIMIT ?"
+)
+SELECT_ENDED_ID = f"SELECT number FROM turns WHERE id = ? AND state >= {_FIRST_END}"
+SELECT_LAST_NUMBER = "SELECT coalesce(max(number), 0) FROM turns"
 
 SELECT_DAY_TO_FOLD = "SELECT day FROM usage WHERE day < ? AND session <> '' ORDER BY day LIMIT 1"
 FOLD_DAY = (
@@ -173,14 +175,13 @@ DELETE_FOLDED = "DELETE FROM usage WHERE day = ? AND session <> ''"
 
 _TURN = (
     "SELECT turns.number, id, body_hash, kind, session, lane, provider, model, features, size, detached, resend_safe, "
-    "accepted_at, deadline, turns.state, turns.attempt, sent_provider, sent_model, since, "
-    "park_provider, park_until, park_why, "
-    "outcomes.state, outcomes.attempt, outcomes.seq, outcomes.ended_at"
+    "accepted_at, deadline, turns.state, ended_at, turns.attempt, sent_provider, sent_model, since, "
+    "park_provider, park_until, park_why, outcomes.attempt, outcomes.seq"
 )
-SELECT_TURN = f"{_TURN}, header, body FROM turns LEFT JOIN outcomes USING (number) WHERE id = ?"
+_LIVE_TURNS = "requests CROSS JOIN turns USING (number)"  # SQLite keeps this order, and the small table leads
+SELECT_TURN = f"{_TURN}, header, outcomes.body FROM turns LEFT JOIN outcomes USING (number) WHERE id = ?"
 SELECT_LIVE = (
-    f"{_TURN}, NULL, NULL, requests.body "
-    "FROM requests JOIN turns USING (number) LEFT JOIN outcomes USING (number) ORDER BY turns.number"
+    f"{_TURN}, NULL, NULL, requests.body FROM {_LIVE_TURNS} LEFT JOIN outcomes USING (number) ORDER BY requests.number"
 )
 SELECT_ATTEMPTS = (
     "SELECT number, provider, model, since, error, ambiguous, ended_at, input, output FROM attempts WHERE turn = ? "
@@ -190,7 +191,8 @@ SELECT_ATTEMPTS = (
 
 def stored_turn(row: Row, *, lost: Iterable[Row] = ()) -> StoredTurn:
     """The turn of a row of SELECT_TURN, SELECT_LIVE or `select_list`."""
-    attempt, park, ending = row[15:19], row[19:22], row[22:28]
+    attempt, park, outcome = row[16:20], row[20:23], row[23:27]
+    state = STATES[row[14]]
     return StoredTurn(
         id=row[1],
         body_hash=row[2],
@@ -205,22 +207,22 @@ def stored_turn(row: Row, *, lost: Iterable[Row] = ()) -> StoredTurn:
         resend_safe=bool(row[11]),
         accepted_at=row[12],
         deadline=row[13],
-        state=LIVE_STATES[row[14]] if ending[0] is None else END_STATES[ending[0]],
+        state=state,
         attempt=Attempt(number=attempt[0], provider=attempt[1], model=attempt[2], since=attempt[3])
         if attempt[0]
         else None,
-        park=Park(provider=park[0], until=park[1], why=park[2]) if park[0] is not None and ending[0] is None else None,
-        ending=None
-        if ending[0] is None
-        else Ending(
-            state=END_STATES[ending[0]],
-            attempt=ending[1],
-            seq=ending[2],
-            ended_at=ending[3],
-            header=ending[4] or b"",
-            body=ending[5] or b"",
-        ),
-        body=row[28] if len(row) > 28 else b"",
+        park=None if park[0] is None else Park(provider=park[0], until=park[1], why=park[2]),
+        ending=Ending(
+            state=state,
+            attempt=outcome[0],
+            seq=outcome[1],
+            ended_at=row[15],
+            header=outcome[2] or b"",
+            body=outcome[3] or b"",
+        )
+        if state in ("done", "failed", "cancelled")
+        else None,
+        body=row[27] if len(row) > 27 else b"",
         lost=tuple(_lost_attempt(one) for one in lost),
     )
 
@@ -232,14 +234,12 @@ def _lost_attempt(row: Row) -> LostAttempt:
     )
 
 
-def select_list(query: List) -> tuple[str, Row]:
+def select_list(query: List, last_number: int) -> tuple[str, Row]:
     """One row more than the limit, to know whether there are more."""
-    live = [LIVE_STATES.index(state) for state in query.states if state in LIVE_STATES]
-    ended = [END_STATES.index(state) for state in query.states if state in END_STATES]
     wanted: list[tuple[str, Sequence[Any]]] = []
     if query.states:
-        is_live = f"outcomes.state IS NULL AND turns.state IN ({_marks(live)})"
-        wanted.append((f"({is_live} OR outcomes.state IN ({_marks(ended)}))", [*live, *ended]))
+        numbers = [_NUMBERS[state] for state in query.states]
+        wanted.append((f"turns.state IN ({_marks(numbers)})", numbers))
     for column, value in (("kind", query.kind), ("session", query.session), ("sent_provider", query.provider)):
         if value:
             wanted.append((f"{column} = ?", [value]))
@@ -247,12 +247,18 @@ def select_list(query: List) -> tuple[str, Row]:
         wanted.append(("accepted_at >= ?", [query.since]))
     if query.before is not None:
         wanted.append(("accepted_at < ?", [query.before]))
+    tables, order = _LIVE_TURNS, "requests.number"
+    if not is_of_live_turns(query):
+        tables, order = "turns", "turns.number"
+        wanted.append(("turns.number > ?", [last_number - LIST_TURNS]))
     where = " AND ".join(condition for condition, _ in wanted) or "1"
-    only_live = bool(query.states) and not ended  # then the small table leads
-    tables = "requests JOIN turns USING (number)" if only_live else "turns"
     sql = f"{_TURN}, NULL, NULL FROM {tables} LEFT JOIN outcomes USING (number) WHERE {where} "
     values = tuple(value for _, parameters in wanted for value in parameters)
-    return f"{sql}ORDER BY turns.number DESC LIMIT ?", (*values, query.limit + 1)
+    return f"{sql}ORDER BY {order} DESC LIMIT ?", (*values, query.limit + 1)
+
+
+def is_of_live_turns(query: List) -> bool:
+    return bool(query.states) and set(query.states) <= set(LIVE_STATES)
 
 
 def _marks(values: Sequence[object]) -> str:

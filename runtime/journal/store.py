@@ -17,6 +17,7 @@ from typing import Any
 from loopforge.runtime.errors import JournalFailed
 from loopforge.runtime.journal import statements as sql
 from loopforge.runtime.journal.operations import (
+    LIST_TURNS,
     Accept,
     Accepted,
     AttemptEnded,
@@ -69,7 +70,7 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, shortage: Shortage) -> None:
         self.connection = connection
         self.shortage = shortage
-        self._next_number = self._one("SELECT coalesce(max(number), 0) FROM turns") + 1
+        self._next_number = self._one(sql.SELECT_LAST_NUMBER) + 1
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
@@ -147,6 +148,7 @@ class Store:
         if parked := batch.get(Parked):
             self._many(sql.UPDATE_PARKED, [sql.parked_row(operation) for operation in parked])
         if finished := batch.get(Finish):
+            self._many(sql.UPDATE_ENDED, [sql.ended_row(operation) for operation in finished])
             self._many(sql.INSERT_OUTCOME, [sql.outcome_row(operation) for operation in finished])
             self._many(sql.DELETE_REQUEST, [(operation.id,) for operation in finished])
         if lost or finished:
@@ -260,8 +262,9 @@ class Store:
         return _CHANGED
 
     def _finish(self, operation: Finish) -> Written:
-        if not self._execute(sql.INSERT_OUTCOME, sql.outcome_row(operation)):
+        if not self._execute(sql.UPDATE_ENDED, sql.ended_row(operation)):
             return _UNCHANGED
+        self._execute(sql.INSERT_OUTCOME, sql.outcome_row(operation))
         self._execute(sql.DELETE_REQUEST, (operation.id,))
         self.connection.executemany(sql.ADD_USAGE, sql.usage_rows([operation]))
         return _CHANGED
@@ -274,10 +277,12 @@ class Store:
         return self._as_owed(sql.stored_turn(row, lost=lost))
 
     def _list(self, query: List) -> Listing:
-        statement, values = sql.select_list(query)
+        last = self._next_number - 1
+        statement, values = sql.select_list(query, last)
         rows = self.connection.execute(statement, values).fetchall()
         turns = (self._as_owed(sql.stored_turn(row), with_bytes=False) for row in rows[: query.limit])
-        return Listing(tuple(turns), more=len(rows) > query.limit)
+        unseen = last > LIST_TURNS and not sql.is_of_live_turns(query)
+        return Listing(tuple(turns), more=len(rows) > query.limit or unseen)
 
     def _as_owed(self, turn: StoredTurn, *, with_bytes: bool = True) -> StoredTurn:
         """The turn with its outcome, where that is still to be written."""

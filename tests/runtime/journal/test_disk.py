@@ -253,7 +253,7 @@ async def test_a_journal_whose_thread_fails_answers_everything_with_an_error(
             """Without the id."""
 
         @property
-        def id(self) -> str:  # type: ignore[override]  # a bug that nobody thought of
+        def id(self) -> str:  # a bug that nobody thought of
             raise Unheard
 
     gate = Gate()

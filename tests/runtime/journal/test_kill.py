@@ -38,8 +38,9 @@ def check(path: Path, told: dict[str, str]) -> None:
     with open_store(path) as store:
         assert store.connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         live = set()
-        for turn_id, state in told.items():
-            turn = do(store, Lookup(id=turn_id))[0].turn
+        found = do(store, *(Lookup(id=turn_id) for turn_id in told))
+        for (turn_id, state), answer in zip(told.items(), found, strict=True):
+            turn = answer.turn
             assert turn is not None, f"{turn_id} was {state}"
             assert RANKS.index(turn.state) >= RANKS.index(state)
             assert (turn.ending is not None) == (turn.state in END_STATES)
@@ -54,8 +55,10 @@ def run_kills(path: Path, kills: int, most_lines: int) -> int:
     rng = random.Random(kills)
     told: dict[str, str] = {}
     for run in range(kills):
-        told |= kill_while_writing(path, run, rng.randrange(most_lines))
-        check(path, told)
+        new = kill_while_writing(path, run, rng.randrange(most_lines))
+        check(path, new)
+        told |= new
+    check(path, told)
     return len(told)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from loopforge.runtime.journal.operations import List, Purge, Recover, Usage
 from loopforge.runtime.journal.retention import (
     SPARE_PAGES,
+    STEP_LOOKS,
     STEP_TURNS,
     USAGE_DETAIL_DAYS,
     PurgeJob,
@@ -95,6 +96,19 @@ def test_a_purge_deletes_what_was_named_and_ended(tmp_path: Path) -> None:
             assert len(names(store)) == left
             assert job.deleted == before - left
         assert names(store) == set(ids[150:])
+
+
+def test_a_purge_looks_through_the_journal_in_short_steps(tmp_path: Path) -> None:
+    with open_store(tmp_path / "journal.db") as store:
+        for number in range(3):
+            do(store, accept(f"t{number}"), finish(f"t{number}", ended_at=T0 + number))
+            store._next_number += STEP_LOOKS  # as if so many others had been purged
+        job = PurgeJob(Purge(ended_before=T0 + 2))
+        steps = 1
+        while job.step(store):
+            steps += 1
+        assert steps == 3
+        assert names(store) == {"t2"}
 
 
 def test_old_usage_loses_its_sessions_and_keeps_its_sums(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from loopforge.runtime.errors import JournalFailed
 from loopforge.runtime.journal.operations import (
+    LIST_TURNS,
     Accepted,
     Deferred,
     Found,
@@ -111,6 +112,16 @@ def test_a_list_is_filtered_and_newest_first(tmp_path: Path, query: List, expect
         assert "".join(turn.id for turn in listing.turns) == expected
         assert listing.more == (query.limit == 2)
         assert all(turn.body == b"" and (turn.ending is None or turn.ending.body == b"") for turn in listing.turns)
+
+
+def test_a_list_looks_at_the_newest_turns_and_says_that_there_are_others(tmp_path: Path) -> None:
+    with open_store(tmp_path / "journal.db") as store:
+        do(store, accept("alive"), accept("old"), finish("old"))
+        store._next_number += LIST_TURNS  # as if so many had come
+        do(store, accept("new"), finish("new"))
+        answers = do(store, List(), List(states=("done",)), List(states=("accepted", "parked")))
+        assert [[turn.id for turn in answer.turns] for answer in answers] == [["new"], ["new"], ["alive"]]
+        assert [answer.more for answer in answers] == [True, True, False]
 
 
 def test_the_request_is_dropped_with_the_outcome_and_given_back_before(tmp_path: Path) -> None:
