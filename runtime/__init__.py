@@ -17,7 +17,10 @@ refusals.py     what a client's words must be, and the ERROR frame that refuses 
 outbox.py       what one read makes leaves in one send
 process.py      open_worker: one OS process, its channel, only its own key
 ledger.py       every live turn and its one outcome: who watches it, what is kept and journalled of it
-attempts.py     where and when turns run: assignments out, what workers say, what a failed attempt becomes
+floor.py        where turns wait and run: desks, queues, slots, out to the workers
+attempts.py     what workers say of turns, and what becomes of them: outcomes, resends, fallbacks
+reload.py       pure: what is different between two configurations
+queries.py      questions about past turns: a QUERY's header -> an operation of the journal
 dispatch.py     what clients ask for, acted on at once: turns in, attach, cancel, drain
 status.py       what `loopforge status` shows, made of the records
 traffic.py      what a provider's own traffic says about its health: pure counts and percentiles

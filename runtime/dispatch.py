@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import trio
 
 from loopforge.drivers.errors import TurnError, WorkerLost
 from loopforge.drivers.turn import MAX_ID_BYTES
-from loopforge.runtime.attempts import HELD_FOR_CLIENT, HELD_FOR_QUOTA, Attempts
+from loopforge.runtime.attempts import Attempts
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import BadTurn, DeadlineExceeded, Draining, IdConflict, JournalFailed, TooLarge
+from loopforge.runtime.floor import HELD_FOR_CLIENT, HELD_FOR_QUOTA, Floor
 from loopforge.runtime.journal.memory import MemoryJournal
 from loopforge.runtime.journal.operations import (
     Accepted,
@@ -27,9 +28,11 @@ from loopforge.runtime.journal.operations import (
 )
 from loopforge.runtime.ledger import MAX_SEQ, Ledger, outcome_frame
 from loopforge.runtime.outbox import Outbox
+from loopforge.runtime.queries import answer_of, operation_of
 from loopforge.runtime.records import Asked, ClientLink, Desk, Phase, TurnRecord, Watcher
 from loopforge.runtime.refusals import MAX_TEXT, check_number, error_frame, read_lane, unknown_turn
-from loopforge.runtime.router import route
+from loopforge.runtime.reload import Changes, compare
+from loopforge.runtime.router import Plan, route
 from loopforge.runtime.status import breaker_status, describe
 from loopforge.workers.framing import Frame, encode
 from loopforge.workers.messages import FrameType, SubmitHeader, pack, read_submit, unpack_header
@@ -42,6 +45,10 @@ MAX_NAME_BYTES = 1024
 """Of what a client calls things: they come back in headers of ours, which have 64 KiB."""
 MAX_REMAINING_MS = 10 * 365 * 86_400_000
 """Ten years are no deadline; in milliseconds a larger number may not fit a frame."""
+
+
+Reload: TypeAlias = Callable[[Callable[[dict[str, Any]], None]], None]
+"""Begins to read the configuration anew; calls back with what came of it, as plain values (serve.py)."""
 
 
 class Dispatcher:
@@ -58,14 +65,17 @@ class Dispatcher:
         self.config = config
         self.draining = False
         self.clients = 0
+        self.reload: Reload | None = None
+        """Set by whoever can read the configuration anew."""
         self.outbox = Outbox()
         self.ledger = Ledger(config.runtime.max_queued_bytes, journal or MemoryJournal())
-        self.attempts = Attempts(config, self.ledger, self.outbox, clock=clock, jitter=jitter)
+        self.floor = Floor(config, self.ledger, self.outbox, clock=clock)
+        self.attempts = Attempts(self.floor, config.runtime.max_attempts, jitter=jitter)
         self._started_at = clock()
 
     @property
     def desks(self) -> dict[str, Desk]:
-        return self.attempts.desks
+        return self.floor.desks
 
     # -- turns in ----------------------------------------------------------------------------------------------------
 
@@ -103,7 +113,7 @@ class Dispatcher:
             self.ledger.replay_outcome(turn_id, watcher, after=(0, 0))
         else:
             self.ledger.follow(record, watcher, after=(0, 0))
-            self.attempts.client_came(record)
+            self.floor.client_came(record)
         return True
 
     def _admit(self, header: SubmitHeader, body: bytes, watcher: Watcher) -> None:
@@ -112,32 +122,43 @@ class Dispatcher:
             raise Draining
         if len(body) > self.config.runtime.max_request_mb * 2**20:
             raise TooLarge(what=f"the turn has {len(body) / 2**20:.1f} MiB")
-        record = self._new_record(header, body, self.attempts.clock())
+        record = self._new_record(header, body, self.floor.clock())
         self.ledger.budget.take(record.place, record.size)
         try:
-            self.attempts.enqueue(record, record.accepted_at)
+            self.floor.enqueue(record, record.accepted_at)
         except TurnError:
             self.ledger.budget.give_back(record.place)
             raise
         record.unanswered.append(watcher)
         watcher.client.turns[watcher.number] = record
         self.ledger.open(record, lambda result: self._stored(record, result))
-        self.attempts.want(record)
+        self.floor.want(record)
+
+    def _plan(self, kind: str, asked: Asked, now: float) -> Plan:
+        """Raises NoRoute, ProviderDown, or the error that keeps everybody closed."""
+        return route(
+            kind,
+            asked.provider,
+            asked.model,
+            asked.features,
+            self.config.routes,
+            self.config.providers,
+            self.floor.states,
+            now,
+            look=self.floor.look(now),
+            size=asked.prompt_tokens,
+        )
 
     def _new_record(self, header: SubmitHeader, body: bytes, now: float) -> TurnRecord:
         """Raises NoRoute, ProviderDown, BadTurn."""
-        plan = route(
-            header["kind"],
-            header["provider"],
-            header["model"],
-            header["features"],
-            self.config.routes,
-            self.config.providers,
-            self.attempts.states,
-            now,
-            look=self.attempts.look(now),
-            size=header["size"],
+        asked = Asked(
+            provider=header["provider"],
+            model=header["model"],
+            features=tuple(header["features"]),
+            prompt_tokens=header["size"],
+            retry=bool(header.get("retry")),
         )
+        plan = self._plan(header["kind"], asked, now)
         remaining_ms = header["remaining_ms"]
         target = plan.candidates[0]
         return TurnRecord(
@@ -147,13 +168,7 @@ class Dispatcher:
             kind=header["kind"],
             session=header["session"],
             lane=read_lane(header["lane"]) or plan.lane,
-            asked=Asked(
-                provider=header["provider"],
-                model=header["model"],
-                features=tuple(header["features"]),
-                prompt_tokens=header["size"],
-                retry=bool(header.get("retry")),
-            ),
+            asked=asked,
             plan=plan,
             target=target,
             desk=self.desks[target.provider],
@@ -177,9 +192,9 @@ class Dispatcher:
         for watcher in waiting:
             watcher.client.turns.pop(watcher.number, None)
         if record.phase is not Phase.ENDED:  # else it was cancelled meanwhile, and nobody watches its end
-            self.attempts.take_out(record)
+            self.floor.take_out(record)
             self.ledger.withdraw(record)
-            self.attempts.pump(record.desk)
+            self.floor.pump(record.desk)
         for watcher in waiting:
             if isinstance(result, JournalFailed):
                 watcher.client.send(error_frame(watcher.number, result))
@@ -199,7 +214,7 @@ class Dispatcher:
 
     def _take_up(self, turn: StoredTurn) -> None:
         """Raises NoRoute, ProviderDown."""
-        now, wall = self.attempts.clock(), self.ledger.wall()
+        now, wall = self.floor.clock(), self.ledger.wall()
         record = self._new_record(_header_of(turn), turn.body, now)
         record.accepted, record.attempt, record.noted = True, turn.attempts, turn.attempt
         record.accepted_at = min(now + turn.accepted_at - wall, now)
@@ -222,12 +237,12 @@ class Dispatcher:
 
     def _go_on(self, record: TurnRecord, turn: StoredTurn, due: float) -> None:
         if turn.state == "parked":
-            self.attempts.hold(record, due, HELD_FOR_QUOTA)
+            self.floor.hold(record, due, HELD_FOR_QUOTA)
         elif record.detached:
-            self.attempts.requeue(record)
+            self.floor.requeue(record)
         else:
             grace_s = self.config.runtime.reattach_grace_s
-            self.attempts.hold(record, self.attempts.clock() + grace_s, HELD_FOR_CLIENT)
+            self.floor.hold(record, self.floor.clock() + grace_s, HELD_FOR_CLIENT)
 
     # -- the other requests ------------------------------------------------------------------------------------------
 
@@ -249,7 +264,7 @@ class Dispatcher:
             raise unknown_turn(turn_id)
         if (record := self.ledger.get(turn_id)) is not None:
             self.ledger.follow(record, watcher, after=after)
-            self.attempts.client_came(record)
+            self.floor.client_came(record)
         elif not self.ledger.replay_outcome(turn_id, watcher, after=after):
             self.ledger.look_up(turn_id, lambda turn: self._tell_stored(watcher, turn, turn_id))
 
@@ -298,6 +313,47 @@ class Dispatcher:
                 self.attempts.cancel(record, "its client left")
         client.turns.clear()
 
+    # -- another configuration ---------------------------------------------------------------------------------------
+
+    def adopt(self, config: Config) -> tuple[Changes, list[Desk]]:
+        """Go on with another configuration: what changed, and the desks that are new and want a keeper.
+
+        Turns that run finish where they are; those that wait are routed again, and fail where no route leads any more.
+        """
+        changes = compare(self.config, config)
+        self.config = config
+        self.attempts.max_attempts = config.runtime.max_attempts
+        self.ledger.budget.max_bytes = config.runtime.max_queued_bytes
+        self.floor.breakers.reload((*changes.changed, *changes.removed))
+        stranded: set[int] = set()
+        for name in (*changes.changed, *changes.removed):
+            desk = self.desks[name]
+            stranded.update(int(item.id) for item in desk.queue.drain())
+            self.floor.close_desk(desk)
+        opened = [self.floor.open_desk(config.providers[name]) for name in (*changes.changed, *changes.added)]
+        self.floor.set_routed(config)
+        for record in list(self.ledger.live.values()):
+            if record.phase in (Phase.WAITING, Phase.HELD):
+                self._route_again(record, stranded=record.number in stranded)
+        return changes, opened
+
+    def _route_again(self, record: TurnRecord, *, stranded: bool) -> None:
+        now = self.floor.clock()
+        try:
+            plan = self._plan(record.kind, record.asked, now)
+        except TurnError as exc:
+            self.floor.take_out(record)
+            self.attempts.fail(record, exc)
+            return
+        if not stranded and record.target in plan.everyone:
+            record.plan = plan
+            return
+        self.floor.take_out(record)
+        record.plan, record.target = plan, plan.candidates[0]
+        record.desk = self.desks[record.target.provider]
+        if record.phase is Phase.WAITING:
+            self.floor.requeue(record)
+
     # -- drain, status -----------------------------------------------------------------------------------------------
 
     @property
@@ -323,9 +379,36 @@ class Dispatcher:
             self.attempts.abandon(record, Draining(what=why))
         return len(left), 0
 
+    def ask_reload(self, client: ClientLink, frame: Frame) -> None:
+        """RELOAD of a client: RELOAD with the outcome answers once it is known."""
+        if self.reload is None:
+            client.send(error_frame(frame.turn, BadTurn(what="this runtime has no configuration file to read again")))
+            return
+        self.reload(lambda outcome: client.send(encode(FrameType.RELOAD, frame.turn, body=pack(outcome))))
+
+    def query(self, client: ClientLink, frame: Frame) -> None:
+        """QUERY of a client: what the journal knows, as plain values (queries.py)."""
+
+        def answer(result: object) -> None:
+            if isinstance(result, JournalFailed):
+                client.send(error_frame(frame.turn, result))
+            else:
+                client.send(encode(FrameType.QUERY, frame.turn, body=pack(answer_of(result))))
+
+        try:
+            operation = operation_of(unpack_header(frame.header))
+        except (Malformed, TypeError, ValueError) as exc:
+            client.send(error_frame(frame.turn, BadTurn(what=f"malformed query: {exc}")))
+            return
+        if self.ledger.journal.durability != "disk":
+            off = "turns are kept in memory only: the journal is off"
+            client.send(error_frame(frame.turn, JournalFailed(what=off, action="set journal = true in [runtime]")))
+            return
+        self.ledger.journal.post(operation, answer)
+
     def status(self) -> dict[str, Any]:
         """What `loopforge status` shows, as plain values: see status.py."""
-        now = self.attempts.clock()
+        now = self.floor.clock()
         service = {
             "uptime_s": now - self._started_at,
             "draining": self.draining,
@@ -334,9 +417,9 @@ class Dispatcher:
             "kept_bytes": self.ledger.kept.held_bytes,
             "durability": self.ledger.journal.durability,
             "journal": self.ledger.journal.status(),
-            "breakers": [breaker_status(row, now) for row in self.attempts.breakers.snapshot(now)],
+            "breakers": [breaker_status(row, now) for row in self.floor.breakers.snapshot(now)],
         }
-        return service | describe(self.config, self.desks, list(self.ledger.live.values()), now)
+        return service | describe(self.config, self.floor.all_desks, list(self.ledger.live.values()), now)
 
 
 def _header_of(turn: StoredTurn) -> SubmitHeader:

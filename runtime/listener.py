@@ -143,6 +143,10 @@ def _handle(link: Link, dispatcher: Dispatcher, frame: Frame) -> None:
             link.send(encode(FrameType.STATUS, frame.turn, body=pack(dispatcher.status())))
         case FrameType.PING:
             link.send(encode(FrameType.PONG, frame.turn))
+        case FrameType.QUERY:
+            dispatcher.query(link, frame)
+        case FrameType.RELOAD:
+            dispatcher.ask_reload(link, frame)
         case _:
             raise Malformed("", f"a client does not send frames of type {frame.type}")
 
@@ -216,7 +220,6 @@ async def listen(
     listener: socket.socket, dispatcher: Dispatcher, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Accept clients until cancelled; each is served in a task of its own."""
-    settings = dispatcher.config.runtime
     async with trio.open_nursery() as nursery:
         task_status.started()
         while True:
@@ -230,7 +233,7 @@ async def listen(
                     await trio.sleep(0.1)  # no descriptor is free: those who have one go on, newcomers wait
                 continue
             sock.setblocking(False)
-            problem = _refusal(sock, settings, dispatcher.clients)
+            problem = _refusal(sock, dispatcher.config.runtime, dispatcher.clients)
             if problem is None:
                 nursery.start_soon(serve_client, sock, dispatcher)
             else:

@@ -131,12 +131,15 @@ class Desk:
 
     `generation` counts started workers; a slot belongs to (generation, turn). `wanted` is set while a worker should
     run. `back_at`: a worker that died is started again then. `down_until` is infinite for a worker that cannot start
-    until the configuration changes.
+    until the configuration changes. `retired`: set when another desk, or none, has taken its place; its worker ends
+    with its last turn. `successor`: the one that shares its slots.
     """
 
     settings: ProviderSettings
     queue: TaskQueue
-    routed: bool
+    routed: bool = False
+    retired: trio.Event = field(default_factory=trio.Event)
+    successor: Desk | None = None
     state: DeskState = DeskState.STOPPED
     worker: WorkerHandle | None = None
     generation: int = 0

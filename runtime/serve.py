@@ -1,6 +1,6 @@
 """The daemon: one configuration, one socket, signals. `loopforge serve` runs it in the foreground.
 
-SIGTERM drains; a second SIGTERM, or SIGINT, stops now. SIGHUP is answered with a line in the log.
+SIGTERM drains; a second SIGTERM, or SIGINT, stops now. SIGHUP reads the configuration again.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
 import loopforge
 from loopforge.runtime.config import paths
+from loopforge.runtime.config.child import check_in_child
 from loopforge.runtime.config.values import Config, RuntimeSettings
 from loopforge.runtime.journal.disk import open_journal
 from loopforge.runtime.journal.operations import Journal
 from loopforge.runtime.listener import bound_socket, listen
 from loopforge.runtime.supervisor import Supervisor
+from loopforge.workers.packing import to_plain
 
 log = logging.getLogger("loopforge")
 
@@ -69,6 +72,7 @@ async def _until_stopped(supervisor: Supervisor) -> int:
     left: list[tuple[int, int]] = []
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
+            supervisor.dispatcher.reload = lambda told: nursery.start_soon(_reload, supervisor, told)
             draining = False
 
             async def drain() -> None:
@@ -77,7 +81,7 @@ async def _until_stopped(supervisor: Supervisor) -> int:
 
             async for number in signals:
                 if number == signal.SIGHUP:
-                    log.warning("SIGHUP: this version does not reload; restart the service to load a new configuration")
+                    nursery.start_soon(_reload, supervisor, _ignore)
                 elif number == signal.SIGTERM and not draining:
                     draining = True
                     log.info("SIGTERM: draining for at most %g s", supervisor.config.runtime.drain_s)
@@ -89,6 +93,25 @@ async def _until_stopped(supervisor: Supervisor) -> int:
     if kept := sum(kept for _, kept in left):
         log.warning("turns that wait in the journal for the next start: %d", kept)
     return sum(failed for failed, _ in left)
+
+
+async def _reload(supervisor: Supervisor, told: Callable[[dict[str, Any]], None]) -> None:
+    """Read the configuration again; one that has errors changes nothing. `told` hears what came of it."""
+    checked = await check_in_child(Path(supervisor.config.path), os.environ)
+    if checked.config is None:
+        for problem in checked.problems:
+            log.error("not reloaded: %s", problem)
+        told({"ok": False, "problems": [to_plain(problem) for problem in checked.problems]})
+        return
+    changes = supervisor.adopt(checked.config)
+    for problem in checked.config.warnings:
+        log.warning("%s", problem)
+    log.info("reloaded %s: %s", checked.config.path, changes)
+    told({"ok": True, "path": checked.config.path, "summary": str(changes), "changes": changes.to_plain()})
+
+
+def _ignore(_: object) -> None:
+    """A signal waits for no answer; the log has it."""
 
 
 def hide_memory() -> None:

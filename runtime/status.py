@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ MAX_LIVE = 100
 """Turns listed one by one; the counts are of all."""
 
 
-def describe(config: Config, desks: Mapping[str, Desk], live: Sequence[TurnRecord], now: float) -> dict[str, Any]:
+def describe(config: Config, desks: Sequence[Desk], live: Sequence[TurnRecord], now: float) -> dict[str, Any]:
     """Everything but what the service knows of itself. Times in seconds, sizes in bytes."""
-    totals = {name: sum(desk.outcomes[name] for desk in desks.values()) for name in OUTCOMES}
+    totals = {name: sum(desk.outcomes[name] for desk in desks if desk.successor is None) for name in OUTCOMES}
     held = sum(record.phase is Phase.HELD for record in live)
     waiting = sum(record.phase is Phase.WAITING for record in live) + held
     return {
@@ -29,7 +29,7 @@ def describe(config: Config, desks: Mapping[str, Desk], live: Sequence[TurnRecor
         "rss_bytes": memory_bytes(),
         "config": config.path,
         "turns": {"waiting": waiting, "held": held, "running": len(live) - waiting, **totals},
-        "providers": [_desk_status(desk, now) for desk in desks.values()],
+        "providers": [_desk_status(desk, now) for desk in desks],
         "routes": {kind: _route_status(route.targets) for kind, route in config.routes.items()},
         "live": [_turn_status(record, now) for record in live[:MAX_LIVE]],
     }
@@ -51,7 +51,7 @@ def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
         "name": desk.name,
         "kind": desk.settings.kind,
         "base_url": desk.settings.base_url,
-        "state": desk.state.value,
+        "state": "retiring" if desk.retired.is_set() else desk.state.value,
         "pid": None if desk.worker is None else desk.worker.pid,
         "generation": desk.generation,
         "deaths": desk.deaths,

@@ -24,6 +24,7 @@ from loopforge.runtime.errors import ProviderDown, VersionMismatch
 from loopforge.runtime.journal.operations import Journal, Recover, ask_journal
 from loopforge.runtime.process import OpenWorker, WorkerHandle, open_worker
 from loopforge.runtime.records import Desk, DeskState
+from loopforge.runtime.reload import Changes
 from loopforge.runtime.restarts import Down, RestartHistory, RestartPolicy, after_death, after_ready
 from loopforge.workers.channel import BufferFull, ChannelClosed
 from loopforge.workers.framing import Frame, FrameError, encode
@@ -38,6 +39,8 @@ PING_EVERY_S = 1.0
 HUNG_AFTER_S = 5.0
 """Blocking calls in a worker are normal (client set-up, TLS, a 5 MB parse): well under this."""
 ABORT_GRACE_S = 0.5
+RETIRE_LOOK_S = 0.2
+MIN_AGE_S = 10.0
 TELL_WHY_S = 0.01
 """How long a dead worker's turns wait for its exit code, which makes a better message."""
 
@@ -66,6 +69,7 @@ class Supervisor:
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     jitter: Callable[[], float] = random.random
     dispatcher: Dispatcher = field(init=False)
+    _nursery: trio.Nursery = field(init=False)
 
     def __post_init__(self) -> None:
         self.dispatcher = Dispatcher(self.config, journal=self.journal, jitter=self.jitter)
@@ -78,10 +82,22 @@ class Supervisor:
             if desk.routed:
                 desk.wanted.set()
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._keep_time)
             for desk in self.dispatcher.desks.values():
                 nursery.start_soon(self._keep, desk)
             task_status.started()
+
+    def adopt(self, config: Config) -> Changes:
+        """Go on with another configuration: workers of changed providers end with their last turn, new ones begin."""
+        changes, opened = self.dispatcher.adopt(config)
+        self.config = config
+        for desk in opened:
+            self._nursery.start_soon(self._keep, desk)
+        for desk in self.dispatcher.desks.values():
+            if desk.routed or not desk.idle:
+                desk.wanted.set()
+        return changes
 
     async def drain(self) -> tuple[int, int]:
         """Refuse new turns and wait, at most drain_s, for the running ones; then Dispatcher.abandon, and its answer."""
@@ -98,24 +114,27 @@ class Supervisor:
             except Exception:
                 log.exception("the look at what is due failed through a bug of ours")
                 wait_s = 1.0
-            dispatcher.attempts.look_soon = trio.Event()
+            dispatcher.floor.look_soon = trio.Event()
             with trio.move_on_after(math.inf if wait_s is None else wait_s):
-                await dispatcher.attempts.look_soon.wait()
+                await dispatcher.floor.look_soon.wait()
                 continue
 
     # -- one worker --------------------------------------------------------------------------------------------------
 
     async def _keep(self, desk: Desk) -> None:
-        """Run the desk's worker whenever it is wanted, for ever."""
+        """Run the desk's worker whenever it is wanted, until the desk is retired."""
         history = RestartHistory()
         while True:
             await desk.wanted.wait()
+            if desk.retired.is_set():
+                self.dispatcher.floor.forget_desk(desk)
+                return
             watch = Watch()
             code = await self._run_worker(desk, watch)
             desk.wanted = trio.Event()
-            if not desk.idle or desk.routed:
+            if not desk.idle or desk.routed or desk.retired.is_set():
                 desk.wanted.set()
-            if not watch.stopping:
+            if not watch.stopping and not desk.retired.is_set():
                 if watch.ready_at is not None:
                     history = after_ready(history, watch.ready_at)
                 history = await self._after_death(desk, history, watch.why, code)
@@ -129,14 +148,16 @@ class Supervisor:
             error = _down_error(desk, decision, why)
             log.error("%s", error)
             self.dispatcher.attempts.provider_down(desk, decision.until, error)
-            await trio.sleep_until(decision.until)
+            await _sleep_until(decision.until, desk)
+            if desk.retired.is_set():
+                return decision.history
             desk.wanted = trio.Event()
             self.dispatcher.attempts.provider_up(desk)
             if not desk.idle:  # the router may have let a turn in since, on its own look at the clock
                 desk.wanted.set()
         else:
             desk.back_at = decision.start_at
-            await trio.sleep_until(decision.start_at)
+            await _sleep_until(decision.start_at, desk)
         return decision.history
 
     async def _run_worker(self, desk: Desk, watch: Watch) -> int | None:
@@ -215,6 +236,7 @@ class Supervisor:
             await trio.sleep(PING_EVERY_S)
             await trio.lowlevel.checkpoint()  # what came while this loop was late is read before it is judged
             now = trio.current_time()
+            self._watch_memory(desk, worker, watch)
             if self.dispatcher.attempts.is_stuck(desk):
                 watch.why = watch.why or "it did not let go of the turns that were ended"
                 worker.kill()
@@ -230,23 +252,47 @@ class Supervisor:
                 worker.kill()
                 return
 
+    def _watch_memory(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
+        """Over its limit a worker finishes its turns while another one takes new ones; at twice the limit it is killed.
+
+        A worker that has just begun is that large by nature: replacing it would never end.
+        """
+        limit = desk.settings.memory_limit_mb * 2**20
+        if desk.rss_bytes > 2 * limit:
+            watch.why = watch.why or f"it had {desk.rss_bytes / 2**20:.0f} MiB, twice its memory_limit_mb"
+            worker.kill()
+        elif desk.rss_bytes > limit and not desk.retired.is_set() and _age_s(watch) > MIN_AGE_S:
+            log.warning("worker %s has %.0f MiB: another one takes its place", desk.name, desk.rss_bytes / 2**20)
+            self._nursery.start_soon(self._keep, self.dispatcher.floor.succeed(desk))
+            self.dispatcher.desks[desk.name].wanted.set()
+
     async def _stop_idle(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
-        """A worker that no route needs ends after idle_worker_s without a turn."""
-        if desk.routed:
-            return
+        """A worker ends that no route needs, after idle_worker_s without a turn; one whose desk is retired, at once."""
         await watch.ready.wait()
-        idle_worker_s = self.config.runtime.idle_worker_s
-        while True:
-            left_s = desk.idle_since + idle_worker_s - trio.current_time()
-            if desk.idle and left_s <= 0:
+        while not desk.retired.is_set():
+            left_s = desk.idle_since + self.config.runtime.idle_worker_s - trio.current_time()
+            if not desk.routed and desk.idle and left_s <= 0:
                 break
-            await trio.sleep(max(left_s, 1.0))
+            with trio.move_on_after(math.inf if desk.routed else max(left_s, 1.0)):
+                await desk.retired.wait()
+        while desk.running:  # noqa: ASYNC110 - a look now and then costs less than a word at every turn's end
+            await trio.sleep(RETIRE_LOOK_S)
         desk.state = DeskState.STOPPED  # from here on no turn is assigned to it
         watch.stopping = True
-        watch.why = "it was idle"
+        watch.why = watch.why or "it was idle"
         _post(worker, encode(FrameType.DRAIN))
         await trio.sleep(HUNG_AFTER_S)
         worker.kill()
+
+
+def _age_s(watch: Watch) -> float:
+    return 0.0 if watch.ready_at is None else trio.current_time() - watch.ready_at
+
+
+async def _sleep_until(at: float, desk: Desk) -> None:
+    """A desk that is retired meanwhile waits no longer."""
+    with trio.move_on_at(at):
+        await desk.retired.wait()
 
 
 def _welcome(desk: Desk, worker: WorkerHandle, hello: Frame) -> None:

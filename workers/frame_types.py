@@ -35,6 +35,8 @@ class FrameType(enum.IntEnum):
     PING = 16
     PONG = 17
     DRAIN = 18
+    RELOAD = 19
+    QUERY = 20
 
 
 _packer = msgpack.Packer(use_bin_type=True)

@@ -117,7 +117,7 @@ async def test_the_wake_up_of_a_turn_that_came_as_the_pause_ended_is_not_lost(au
         desk = dispatcher.desks["local"]
         with trio.CancelScope(deadline=desk.down_until - 0.001):
             await trio.sleep_forever()
-        dispatcher.attempts.clock = lambda: trio.current_time() + 0.002  # the loop is late by that much
+        dispatcher.floor.clock = lambda: trio.current_time() + 0.002  # the loop is late by that much
         assert (await core.runtime.ask(turn("t2", deadline_s=30))).text == "hello"
 
 

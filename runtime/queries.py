@@ -1,0 +1,28 @@
+"""Questions about past turns and what they cost: a QUERY frame's header -> an operation of the journal, and its answer.
+
+The header: {"what": "turns" | "turn" | "usage" | "purge"} and the members of List, Show, Usage or Purge in
+journal/operations.py. The answer is what that operation answers with, as plain values: dataclasses become maps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loopforge.runtime.journal.operations import List, Operation, Purge, Show, Usage
+from loopforge.workers.packing import from_plain, to_plain
+
+QUERIES: dict[str, type[Operation[Any]]] = {"turns": List, "turn": Show, "usage": Usage, "purge": Purge}
+
+
+def operation_of(header: dict[str, Any]) -> Operation[Any]:
+    """Raises Malformed, ValueError for a question nobody knows."""
+    members = dict(header)
+    what = str(members.pop("what", ""))
+    if what not in QUERIES:
+        raise ValueError(f"{what[:40]!r} is none of {', '.join(QUERIES)}")
+    return from_plain(QUERIES[what], members)
+
+
+def answer_of(result: object) -> Any:
+    """Plain values."""
+    return to_plain(result)
