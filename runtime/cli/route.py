@@ -139,6 +139,7 @@ def _rehearse(switch: Switch) -> None:
     """One turn of the kind, by the new configuration, at a simulated provider. Raises CommandFailed."""
     import trio
 
+    from loopforge.drivers.errors import TurnError
     from loopforge.runtime.rehearsal.faults import read_faults
     from loopforge.runtime.rehearsal.quiet import quiet_stderr
     from loopforge.runtime.rehearsal.run import Script, rehearse
@@ -165,7 +166,7 @@ def _rehearse(switch: Switch) -> None:
     try:
         with quiet_stderr():
             ((outcome, message, took_s),) = trio.run(play)
-    except SimulatorFailed as exc:
+    except (SimulatorFailed, TurnError) as exc:
         raise CommandFailed(f"the rehearsal could not be played: {exc}; {_STAYS}") from exc
     if outcome != "done":
         raise CommandFailed(f"the rehearsed turn was {outcome}{f': {message}' if message else ''}; {_STAYS}")

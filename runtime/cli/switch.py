@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,10 @@ from loopforge.runtime.cli.exits import BadConfig, CommandFailed, TryLater
 from loopforge.runtime.config import on_disk
 from loopforge.runtime.config.child import check_in_child_blocking
 from loopforge.runtime.config.edit import CannotEdit, set_route
+from loopforge.runtime.config.paths import Environment
 from loopforge.runtime.config.values import Checked, Config, Problem, Target
+
+CheckConfig = Callable[[Path, Environment], Checked]
 
 _KIND = re.compile(r"[a-z0-9_-]+")
 
@@ -75,13 +78,15 @@ class RefusedDraft(BadConfig):
 
 
 @contextmanager
-def prepared(path: Path, kind: str, provider: str, model: str, *, new_kind: bool) -> Iterator[Switch]:
+def prepared(
+    path: Path, kind: str, provider: str, model: str, *, new_kind: bool, check: CheckConfig = check_in_child_blocking
+) -> Iterator[Switch]:
     """The change, valid and on disk as a draft, which is gone when the block is left unless it was placed.
 
     Raises BadConfig when the file is wrong before or would be after, UsageError for names that are not there,
     CommandFailed for what cannot be done.
     """
-    checked = check_in_child_blocking(path, os.environ)
+    checked = check(path, os.environ)
     if checked.config is None:
         raise BadConfig(checked.problems)
     _check_names(checked.config, kind, provider, new_kind=new_kind)
@@ -96,7 +101,7 @@ def prepared(path: Path, kind: str, provider: str, model: str, *, new_kind: bool
             on_disk.take_over_mode(draft, target)
         except on_disk.CannotWrite as exc:
             raise CommandFailed(str(exc)) from None
-        after = _named(check_in_child_blocking(draft, os.environ), path)
+        after = _named(check(draft, os.environ), path)
         if after.config is None:
             raise RefusedDraft(after.problems)
         route = checked.config.routes.get(kind)

@@ -265,6 +265,23 @@ async def test_a_proxy_tunnels_to_a_host_that_it_alone_can_find(authority: Autho
     assert b"proxy-authorization: Basic bWU6cHc=" in proxy.heads[0]
 
 
+async def test_a_proxy_may_be_reached_by_tls_itself(authority: Authority) -> None:
+    certificate = authority.issue("127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    heads: list[bytes] = []
+
+    async def refuse(server: TcpServer, stream: trio.SocketStream) -> None:
+        secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        heads.append(await server.read_request(secure))  # type: ignore[arg-type]  # it only reads
+        await secure.send_all(b"HTTP/1.1 403 No\r\ncontent-length: 0\r\n\r\n")
+
+    async with open_server(refuse) as front:
+        env = {"HTTPS_PROXY": f"https://127.0.0.1:{front.port}", "SSL_CERT_FILE": str(authority.file)}
+        error = await failure(f"https://{NAME}/v1", env)
+    assert (error.stage, heads[0].startswith(b"CONNECT ")) == ("proxy", True)
+
+
 async def test_a_proxy_is_told_the_whole_url_of_plain_http() -> None:
     proxy = Proxy(0)
     async with open_server(proxy) as front:

@@ -24,6 +24,7 @@ from loopforge.runtime.doctor.programs import Said
 from loopforge.runtime.doctor.report import Report
 from loopforge.runtime.doctor.run import Tools, examine, examine_providers
 from tests.fakes.dial import FakeDial, answer
+from tests.runtime.config.checking import accepted
 from tests.runtime.doctor.asking import CLOUD, two_providers
 
 NEAR = "http://127.0.0.1:11434/v1"
@@ -31,6 +32,9 @@ TAGS = "http://127.0.0.1:11434/api/tags"
 PULLED = json.dumps({"models": [{"name": "llama3.2:latest"}]}).encode()
 WELL = {NEAR: answer(404), TAGS: answer(body=PULLED), CLOUD: answer(401, date="Sun, 09 Sep 2001 01:46:40 GMT")}
 TIMEOUT_S = 5.0
+BEDROCK = '[providers.b]\nkind = "bedrock"\ndefault_model = "m"\n' + "".join(
+    f'[router.{kind}]\nprovider = "b"\n' for kind in ("planning", "coding", "summary")
+)
 
 
 async def _check_here(path: Path, env: Environment, _timeout_s: float) -> Checked:
@@ -235,6 +239,48 @@ async def test_providers_are_asked_at_the_same_time(home: Path, autojump_clock: 
     found = await examine_providers(config, {"acme", "ollama"}, tools(home, dial=Slow(WELL)), TIMEOUT_S)
     assert {each.subject for each in found if each.check == "reachable"} == {"acme", "ollama"}
     assert trio.current_time() == 6  # two requests to Ollama, one of them alone
+
+
+async def test_a_bedrock_provider_is_reached_where_aws_says_and_its_clock_is_compared(home: Path) -> None:
+    endpoint = "https://bedrock.test"
+    config = accepted(BEDROCK)
+
+    async def probe(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Said:
+        return Said(0, json.dumps({"region": "us-east-1", "endpoint": endpoint, "source": "env"}))
+
+    late = answer(403, date="Sun, 09 Sep 2001 01:36:40 GMT")  # ten minutes before this machine's clock
+    machine = tools(home, run=probe, dial=FakeDial({endpoint: late}))
+    found = await examine_providers(config, {"b"}, machine, TIMEOUT_S)
+    assert [(each.check, each.status) for each in found] == [
+        ("keys", "ok"), ("aws", "ok"), ("reachable", "ok"), ("clock", "error"),
+    ]  # fmt: skip
+    assert "10 min ahead of that of b; b refuses requests signed so" in found[-1].what
+
+
+async def test_aws_credentials_that_never_come_do_not_keep_the_rest(home: Path, autojump_clock: MockClock) -> None:
+    config = accepted(BEDROCK)
+    found = await examine_providers(config, {"b"}, tools(home, run=_never), TIMEOUT_S)
+    assert [(each.check, each.status) for each in found if each.status == "error"] == [("aws", "error")]
+
+
+async def test_an_ollama_elsewhere_that_is_away_is_not_to_be_installed_here(home: Path) -> None:
+    far = "http://10.0.0.5:11434/v1"
+    config = accepted(f'[providers.ollama]\nbase_url = "{far}"\ndefault_model = "m"\n')
+    away = NoContact("connection", "no connection to 10.0.0.5:11434", "check base_url and the network")
+    found = await examine_providers(config, {"ollama"}, tools(home, dial=FakeDial({far: away})), TIMEOUT_S)
+    assert [each.next_step for each in found if each.status == "error"] == [
+        "check base_url of [providers.ollama] and the network"
+    ]
+    there = FakeDial({far: answer(), far.replace("/v1", "/api/tags"): answer(body=PULLED)})
+    found = await examine_providers(config, {"ollama"}, tools(home, dial=there, booted=True), TIMEOUT_S)
+    assert any("unless OLLAMA_NUM_PARALLEL says more" in each.what for each in found)  # its unit is not ours to see
+
+
+async def test_a_home_too_deep_for_a_socket_is_told_once(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 120)
+    report = await examine(None, tools(deep), TIMEOUT_S)
+    assert [found.next_step for found in by_check(report)["permissions"]] == ["set LOOPFORGE_SOCKET to a shorter path"]
+    assert "service" not in by_check(report)
 
 
 # -- one provider ----------------------------------------------------------------------------------------------------
