@@ -95,12 +95,14 @@ ANSWER: Script = (Say("hello"), Finish())
 class FakeWorkers:
     """Hands out fake workers. `scripts`: by turn id, one script an attempt; the last one repeats.
 
+    `at`: by provider, what becomes there of turns that have no script of their own; `default`: at all others.
     `refuse_boot`: how many workers die before they are ready. `boots`: when each started, on the trio clock.
     `boot_s`: from WELCOME to READY. `exit_s`: from a worker's hanging up to its end as a process.
     `refuse_start`: raised instead of starting one.
     """
 
     scripts: dict[str, list[Script]] = field(default_factory=dict)
+    at: dict[str, Script] = field(default_factory=dict)
     default: Script = ANSWER
     refuse_boot: int = 0
     refuse_start: Exception | None = None
@@ -214,7 +216,7 @@ class FakeWorker:
         turn = unpack_turn(frame.body)
         workers = self._workers
         workers.attempts[header["id"]].append((self._settings.name, header["model"]))
-        scripts = workers.scripts.get(header["id"], [workers.default])
+        scripts = workers.scripts.get(header["id"]) or [workers.at.get(self._settings.name, workers.default)]
         script = scripts[min(frame.attempt, len(scripts)) - 1]
         with self._scopes[frame.turn] as scope:
             workers.most_running[self._settings.name] = max(
