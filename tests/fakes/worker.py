@@ -138,6 +138,7 @@ class FakeWorker:
         self, workers: FakeWorkers, settings: ProviderSettings, channel: Channel, inner: Channel, pid: int
     ) -> None:
         self.pid = pid
+        self.rss_bytes = 1  # what its PONG says
         self.channel = channel
         self._workers = workers
         self._settings = settings
@@ -197,7 +198,7 @@ class FakeWorker:
                         await trio.sleep(self._workers.boot_s)
                         self._post(encode(FrameType.READY))
                     case FrameType.PING:
-                        pong = {"rss_bytes": 1, "cpu_s": 0.0, "running": len(self._scopes), "lag_s": 0.0}
+                        pong = {"rss_bytes": self.rss_bytes, "cpu_s": 0.0, "running": len(self._scopes), "lag_s": 0.0}
                         self._post(encode(FrameType.PONG, header=pack(pong)))
                     case FrameType.SUBMIT:
                         self._scopes[frame.turn] = trio.CancelScope()  # at once: CANCEL may be in the same batch

@@ -1,0 +1,166 @@
+"""Another configuration while turns run: who is swapped, what goes on where it is, what is routed again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from loopforge.drivers.errors import WorkerLost
+from loopforge.runtime.config.values import Config
+from loopforge.runtime.errors import NoRoute
+from loopforge.runtime.reload import compare
+from tests.fakes.worker import FakeWorkers, Finish, Say, Wait
+from tests.runtime.core import Core, config, open_core, provider, turn
+
+LOCAL, CLOUD, SPARE = provider("local"), provider("cloud"), provider("spare")
+LONG = (Say("begun"), Wait(100), Finish())
+
+
+def desk_states(core: Core) -> dict[str, list[str]]:
+    rows = core.supervisor.dispatcher.status()["providers"]
+    return {row["name"]: [other["state"] for other in rows if other["name"] == row["name"]] for row in rows}
+
+
+def slower(setup: Config, name: str) -> Config:
+    """The same with another timeout at one provider."""
+    changed = replace(setup.providers[name], first_event_timeout_s=7.0)
+    return replace(setup, providers={**setup.providers, name: changed})
+
+
+def test_what_differs_is_named() -> None:
+    old = config(LOCAL, CLOUD, drain_s=1)
+    new = replace(slower(old, "cloud"), runtime=replace(old.runtime, socket="/elsewhere", drain_s=2))
+    new = replace(new, providers={**new.providers, "spare": SPARE}, routes={"planning": old.routes["planning"]})
+    changes = compare(old, new)
+    assert (changes.added, changes.changed, changes.removed) == (("spare",), ("cloud",), ())
+    assert (changes.kinds, changes.at_start) == (("coding", "summary"), ("socket",))
+    assert compare(new, old).removed == ("spare",)
+    assert str(compare(old, old)) == "nothing changed"
+
+
+async def test_only_the_worker_of_a_changed_provider_is_swapped(autojump_clock: MockClock) -> None:
+    setup = config(LOCAL, CLOUD)
+    async with open_core(setup) as core:
+        await core.runtime.ask(turn())
+        await core.runtime.ask(turn(kind="coding"))
+        core.supervisor.adopt(slower(setup, "cloud"))
+        await trio.sleep(5)
+        assert (await core.runtime.ask(turn(kind="coding"))).text == "hello"
+        assert [desk.deaths for desk in core.supervisor.dispatcher.desks.values()] == [0, 0]
+        assert len(core.workers.boots) == 3
+        assert desk_states(core) == {"local": ["ready"], "cloud": ["ready"]}
+
+
+async def test_a_running_turn_ends_on_the_old_worker_while_new_ones_go_to_the_new_one(
+    autojump_clock: MockClock,
+) -> None:
+    setup = config(LOCAL, CLOUD)
+    workers = FakeWorkers(scripts={"long": [LONG]})
+    async with open_core(setup, workers) as core:
+        await core.runtime.post(turn("long", kind="coding"))
+        await trio.sleep(1)
+        core.supervisor.adopt(slower(setup, "cloud"))
+        before = trio.current_time()
+        assert (await core.runtime.ask(turn(kind="coding"))).text == "hello"
+        assert trio.current_time() - before < 10
+        assert desk_states(core)["cloud"] == ["ready", "retiring"]
+        reply = await core.runtime.wait("long")
+        assert (reply.text, reply.attempts) == ("begun", 1)
+        await trio.sleep(5)
+        assert desk_states(core)["cloud"] == ["ready"]
+
+
+async def test_turns_that_wait_go_where_the_new_routes_lead(autojump_clock: MockClock) -> None:
+    one_slot = provider("cloud", max_concurrency=1, reserve=0)
+    setup = config(LOCAL, one_slot)
+    workers = FakeWorkers(scripts={"long": [LONG]})
+    async with open_core(setup, workers) as core:
+        await core.runtime.post(turn("long", kind="coding"))
+        await trio.sleep(1)
+        for number in range(3):
+            await core.runtime.post(turn(f"waits{number}", kind="coding"))
+        local_only = {**setup.routes, "coding": replace(setup.routes["planning"], kind="coding")}
+        core.supervisor.adopt(replace(setup, routes=local_only))
+        assert [(await core.runtime.wait(f"waits{number}")).provider for number in range(3)] == ["local"] * 3
+        assert (await core.runtime.wait("long")).provider == "cloud"
+
+
+async def test_a_turn_that_waits_fails_when_no_route_leads_any_more(autojump_clock: MockClock) -> None:
+    setup = config(LOCAL, provider("cloud", max_concurrency=1, reserve=0))
+    workers = FakeWorkers(scripts={"long": [LONG]})
+    async with open_core(setup, workers) as core:
+        await core.runtime.post(turn("long", kind="coding"))
+        await trio.sleep(1)
+        await core.runtime.post(turn("waits", kind="coding"))
+        without = replace(
+            setup,
+            providers={"local": LOCAL},
+            routes={kind: route for kind, route in setup.routes.items() if kind != "coding"},
+        )
+        core.supervisor.adopt(without)
+        with pytest.raises(NoRoute):
+            await core.runtime.wait("waits")
+        assert (await core.runtime.wait("long")).text == "begun"
+        await trio.sleep(5)
+        assert desk_states(core) == {"local": ["ready"]}
+
+
+async def test_the_death_of_an_old_worker_sends_its_turn_to_the_new_one(autojump_clock: MockClock) -> None:
+    setup = config(LOCAL, CLOUD)
+    workers = FakeWorkers(scripts={"long": [LONG, (Say("again"), Finish())]})
+    async with open_core(setup, workers) as core:
+        await core.runtime.post(turn("long", kind="coding"))
+        await trio.sleep(1)
+        old = core.workers.alive["cloud"]
+        core.supervisor.adopt(slower(setup, "cloud"))
+        await core.runtime.ask(turn(kind="coding"))
+        old.kill()
+        reply = await core.runtime.wait("long")
+        assert (reply.text, reply.attempts) == ("again", 2)
+
+
+async def test_a_turn_of_a_removed_provider_whose_worker_dies_fails_by_name(autojump_clock: MockClock) -> None:
+    setup = config(LOCAL, CLOUD)
+    workers = FakeWorkers(scripts={"long": [LONG]})
+    async with open_core(setup, workers) as core:
+        await core.runtime.post(turn("long", kind="coding"))
+        await trio.sleep(1)
+        old = core.workers.alive["cloud"]
+        core.supervisor.adopt(
+            replace(setup, providers={"local": LOCAL}, routes={"planning": setup.routes["planning"]})
+        )
+        old.kill()
+        with pytest.raises(WorkerLost):
+            await core.runtime.wait("long")
+
+
+async def test_a_provider_that_was_down_for_good_gets_another_chance(autojump_clock: MockClock) -> None:
+    setup = config(LOCAL, CLOUD)
+    workers = FakeWorkers(refuse_boot=2, exit_code=78)
+    async with open_core(setup, workers) as core:
+        await trio.sleep(1)
+        assert desk_states(core) == {"local": ["down"], "cloud": ["down"]}
+        core.supervisor.adopt(slower(slower(setup, "cloud"), "local"))
+        assert (await core.runtime.ask(turn())).text == "hello"
+        assert (await core.runtime.ask(turn(kind="coding"))).text == "hello"
+
+
+async def test_a_worker_that_grew_too_large_is_replaced_without_losing_its_turn(autojump_clock: MockClock) -> None:
+    setup = config(provider("local", memory_limit_mb=64, max_concurrency=2, reserve=0))
+    workers = FakeWorkers(scripts={"long": [LONG]})
+    async with open_core(setup, workers) as core:
+        await core.runtime.post(turn("long"))
+        await trio.sleep(20)
+        core.workers.alive["local"].rss_bytes = 65 * 2**20
+        await trio.sleep(3)
+        assert desk_states(core) == {"local": ["ready", "retiring"]}
+        before = trio.current_time()
+        assert (await core.runtime.ask(turn())).text == "hello"
+        assert trio.current_time() - before < 1
+        assert (await core.runtime.wait("long")).attempts == 1
+        await trio.sleep(5)
+        assert desk_states(core) == {"local": ["ready"]}
+        assert core.supervisor.dispatcher.desks["local"].queue.snapshot(0.0).max_concurrency == 2
