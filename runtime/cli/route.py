@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 CHECK_S = 5.0
 """For each of doctor's checks, as `loopforge doctor` has it by default."""
 REHEARSED_S = 0.5
+_SET_HELP = """Let the turns of KIND go to PROVIDER, with its default model or with MODEL.
+
+Changes config.toml and keeps its comments; fallbacks and other keys of the route stay. Nothing is written unless the
+new configuration is valid and every check passed. The old file is kept as a backup, and the command that brings it back
+is printed.
+
+\b
+loopforge route set planning anthropic/claude-sonnet-4-6 --check
+"""
 _STAYS = "the configuration stays as it was"
 
 
@@ -64,7 +73,7 @@ def show(kind: str | None, config: str | None, as_json: bool) -> None:
         click.echo(f"These are the presets: there is no {paths.config_path(None, os.environ)} yet; see loopforge init.")
 
 
-@route.command("set")
+@route.command("set", help=_SET_HELP)
 @click.argument("kind")
 @click.argument("target", metavar="PROVIDER[/MODEL]")
 @config_option()
@@ -72,15 +81,7 @@ def show(kind: str | None, config: str | None, as_json: bool) -> None:
 @click.option("--smoke", is_flag=True, help="First send it one real turn of a few tokens, too; includes --check.")
 @click.option("--new", "new_kind", is_flag=True, help="KIND is a new kind of task.")
 def set_target(*, kind: str, target: str, config: Path, check: bool, smoke: bool, new_kind: bool) -> None:
-    r"""Let the turns of KIND go to PROVIDER, with its default model or with MODEL.
-
-    Changes config.toml and keeps its comments; fallbacks and other keys of the route stay. Nothing is written unless
-    the new configuration is valid and every check passed. The old file is kept as a backup, and the command that brings
-    it back is printed.
-
-    \b
-    loopforge route set planning anthropic/claude-sonnet-4-6 --check
-    """
+    """The command: prepare the change, check what is asked for, put it in place, say how to undo it."""
     from loopforge.runtime.cli.switch import prepared
     from loopforge.runtime.doctor.routes import is_doctors
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from loopforge.runtime.config.base_url import is_loopback
 from loopforge.runtime.doctor.clock import Reading, read_clock
-from loopforge.runtime.doctor.dial import Contact, Dial, NoContact, Progress
+from loopforge.runtime.doctor.dial import Contact, Dial, NoContact, Progress, Stage
 from loopforge.runtime.doctor.finding import Finding, error, ok, warn
 from loopforge.runtime.doctor.keys import signs_with_clock
 from loopforge.runtime.doctor.routes import Routed
@@ -21,10 +21,11 @@ _DOWN = frozenset((502, 503, 504, 521, 522, 523, 529))  # a gateway whose server
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """`contact`: None when there was none."""
+    """`contact`: None when there was none; `failed_at` says how far it got."""
 
     findings: tuple[Finding, ...]
     contact: Contact | None = None
+    failed_at: Stage | None = None
     reading: Reading | None = None
 
 
@@ -34,7 +35,8 @@ async def reach(target: Routed, url: str, dial: Dial, progress: Progress) -> Rea
     try:
         contact = await dial("HEAD", url, progress)
     except NoContact as exc:
-        return Reached(findings=(_unreached(target, exc.what, _name_provider(exc.next_step, name)),))
+        found = _unreached(target, exc.what, _name_provider(exc.next_step, name))
+        return Reached(findings=(found,), failed_at=exc.stage)
     reading = None if is_loopback(url) else read_clock(contact, name, signs=signs_with_clock(target.settings))
     return Reached(findings=tuple(_judge(target, contact, progress)), contact=contact, reading=reading)
 

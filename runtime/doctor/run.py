@@ -40,6 +40,7 @@ from loopforge.runtime.doctor.report import Report
 from loopforge.runtime.doctor.routes import Routed, judge_config, judge_routes, routed
 from loopforge.runtime.doctor.service import Service, judge_service
 
+_SHARE = 0.9  # of a check's time: who is asked shall tell of the silence, which says more than that it took too long
 _ASKING_SYSTEMCTL = "asking systemctl"
 
 log = logging.getLogger("loopforge")
@@ -227,7 +228,7 @@ async def _ask_service(config: Path, tools: Tools, timeout_s: float) -> Service:
         except OSError as exc:
             return Service(trouble=f"{exc.filename}: {exc.strerror}; check LOOPFORGE_HOME and LOOPFORGE_SOCKET")
         try:
-            return Service(socket=socket, told=tools.ask_status(socket, timeout_s))
+            return Service(socket=socket, told=tools.ask_status(socket, timeout_s * _SHARE))
         except TurnError as exc:
             return Service(socket=socket, trouble=f"{exc.what}; {exc.action}")
         except NoAnswer as exc:
@@ -324,7 +325,7 @@ async def _examine_target(
 async def _examine_ollama(
     config: Config, target: Routed, reached: reach.Reached, tools: Tools, collected: _Collected
 ) -> None:
-    if reached.contact is None and is_loopback(target.settings.base_url):
+    if reached.failed_at == "connection" and is_loopback(target.settings.base_url):
         found = ollama.absent(target, tools.find_program)
         collected.add([found, *(replace(finding, next_step=found.next_step) for finding in reached.findings)])
         return

@@ -276,6 +276,13 @@ async def test_an_ollama_elsewhere_that_is_away_is_not_to_be_installed_here(home
     assert any("unless OLLAMA_NUM_PARALLEL says more" in each.what for each in found)  # its unit is not ours to see
 
 
+async def test_another_server_on_ollamas_port_does_not_make_one_install_ollama(configured: Path) -> None:
+    odd = NoContact("answer", "127.0.0.1:11434 does not answer in HTTP", "check base_url")
+    report = await examine(None, tools(configured, dial=FakeDial({NEAR: odd})), TIMEOUT_S)
+    assert "ollama" not in by_check(report)
+    assert report.next_actions[0] == "check base_url of [providers.ollama]"
+
+
 async def test_a_home_too_deep_for_a_socket_is_told_once(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 120)
     report = await examine(None, tools(deep), TIMEOUT_S)
