@@ -357,9 +357,6 @@ class Answer:
 
     def _conclude(self, out: list[Delta]) -> None:
         """Close what is open and say how it ended. Raises what that is when it failed."""
-        if self.ended:
-            self._flush_usage(out)
-            return
         self._flush_content(out)
         self._end_thinking(out)
         self._flush_search(out)

@@ -6,10 +6,11 @@ import json
 import tracemalloc
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopforge.drivers.errors import DriverError, TurnRefused
+from loopforge.drivers.errors import TurnRefused, WireMismatch
 from loopforge.drivers.turn import (
     Audio,
     Document,
@@ -41,7 +42,6 @@ from tests.drivers.minimax_native.asking import (
     opaque,
     sse,
     text,
-    thought,
     usage_only,
 )
 from tests.drivers.minimax_native.request_rules import MODELS, problems
@@ -273,19 +273,23 @@ def test_a_long_stream_is_read_in_bounded_memory() -> None:
     assert kept < 100_000
 
 
-def test_what_is_kept_beside_the_answer_has_a_bound() -> None:
-    """Thinking items and search hits wait for their end: an endless stream of them is cut off."""
-    large = "x" * 2**20
-    hits = {**frame(), "choices": [{"index": 0, "delta": {"role": "tool", "content": large}}]}
-    search = {"type": "web_search", "index": 0, "function": {"arguments": large}}
-    calls = {**frame(), "choices": [{"index": 0, "delta": {"tool_calls": [search]}}]}
-    for endless in (thought(large), hits, calls):
-        reader = driver_for().new_reader(ask(HI), {})
-        event, error = sse(endless), None
-        for _ in range(70):
-            try:
-                reader.feed(event)
-            except DriverError as exc:
-                error = exc
-                break
-        assert type(error).__name__ == "WireMismatch"
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"reasoning_details": [{"type": "reasoning.text", "text": "LARGE"}]},
+        {"role": "tool", "content": "LARGE"},
+        {"tool_calls": [{"type": "web_search", "index": 0, "function": {"arguments": "LARGE"}}]},
+        {"tool_calls": [{"index": 0, "function": {"name": "LARGE"}}]},
+    ],
+)
+def test_what_waits_for_its_end_has_a_bound(delta: dict[str, Any]) -> None:
+    """Thinking items, search hits, arguments and names: an endless stream of them is cut off."""
+    reader = driver_for().new_reader(ask(HI), {})
+    template = json.dumps({**frame(), "choices": [{"index": 0, "delta": delta}]})
+
+    def read_endlessly() -> None:
+        for number in range(70):
+            reader.feed(sse(f"data: {template}".replace("LARGE", f"{number}{'x' * 2**20}")))
+
+    with pytest.raises(WireMismatch, match="more than"):
+        read_endlessly()

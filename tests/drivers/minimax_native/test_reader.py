@@ -7,14 +7,28 @@ from typing import Any
 
 import pytest
 
-from loopforge.drivers.turn import OpaquePart, Reply, ResponseInfo, TextDelta, Thinking, ToolCall, Usage, UsageDelta
+from loopforge.drivers.errors import ProviderUnavailable
+from loopforge.drivers.turn import (
+    Finished,
+    OpaquePart,
+    Reply,
+    ResponseInfo,
+    TextDelta,
+    Thinking,
+    ToolCall,
+    Usage,
+    UsageDelta,
+)
 from tests.drivers.exchanges import Outcome
 from tests.drivers.minimax_native.asking import (
     GOOD,
+    HI,
     USAGE,
     ZEROS,
     as_json,
+    ask,
     call,
+    driver_for,
     frame,
     message,
     opaque,
@@ -116,6 +130,14 @@ def test_thinking_in_items_alone_is_read_from_them() -> None:
         ("reasoning-text-1", "I think so."),
         ("reasoning-text-2", "Yes."),
     ]
+
+
+def test_items_without_a_text_are_kept_for_their_origin() -> None:
+    sealed = {"type": "reasoning.encrypted", "data": "c2VhbGVk"}
+    reply = reply_to(frame({"reasoning_details": [sealed]}), text("yes", "stop"))
+    assert (reply.message.thinking, reply.text) == ("", "yes")
+    kept = [part.opaque for part in reply.message.content if isinstance(part, Thinking)]
+    assert kept == [opaque(form="details", items=[sealed])]
 
 
 def test_thinking_in_its_text_field_alone() -> None:
@@ -393,3 +415,17 @@ def test_items_that_no_request_could_carry_are_not_kept() -> None:
     first = frame({"reasoning_content": "hm", "reasoning_details": [{**DETAIL, "text": "hm"}, odd]})
     part = reply_to(first, text("x", "stop")).message.content[0]
     assert part == Thinking(text="hm", opaque=opaque(form="details", items=[{**DETAIL, "text": "hm"}]))
+
+
+def test_a_failure_is_told_again_and_an_end_only_once() -> None:
+    reader = driver_for().new_reader(ask(HI), {})
+    assert reader.feed(sse(text("hi"), refusal(1033, "system error")))
+    with pytest.raises(ProviderUnavailable):
+        reader.feed(b"x")
+    with pytest.raises(ProviderUnavailable):
+        reader.close()
+    reader = driver_for().new_reader(ask(HI), {})
+    reader.feed(sse(text("hi", "stop")))
+    assert isinstance(reader.close()[-1], Finished)
+    assert reader.close() == []
+    assert reader.feed(sse(text("more"))) == []
