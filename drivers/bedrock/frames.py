@@ -50,11 +50,11 @@ class Body:
         """The frames that `data` completes; none of a text, which `text` keeps. Raises StreamBroken, WireMismatch."""
         if not self.form and data:
             self.form = "frames" if data[0] <= _LARGEST_FIRST_BYTE else "text"
+        if len(self._head) < _HEAD_BYTES:
+            self._head += data[: _HEAD_BYTES - len(self._head)]
         if self.form == "text":
             self.text.feed(data)
             return
-        if len(self._head) < _HEAD_BYTES:
-            self._head += data[: _HEAD_BYTES - len(self._head)]
         held = self._data
         held += data
         start = 0
@@ -73,8 +73,8 @@ class Body:
 
     def nothing_came(self) -> StreamBroken | WireMismatch:
         """What a body without a single frame was."""
-        if self.form == "text":
-            return self.text.nothing_came()
+        if self.form == "text" and (head := self._head.strip()):
+            return WireMismatch(self._provider, f"the answer is neither JSON nor a stream of AWS: {quote(head, 200)}")
         return StreamBroken(self._provider, "the body ended before the answer began")
 
     def _check_prelude(self, prelude: bytes, length: int) -> None:
