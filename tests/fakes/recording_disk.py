@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 SECTOR_BYTES = 512
 SQLITE_OK = 0
+SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE = 778, 1034, 1546
 
 _P = ctypes.c_void_p
 _Open = ctypes.CFUNCTYPE(ctypes.c_int, _P, _P, _P, ctypes.c_int, _P)
@@ -80,10 +81,15 @@ Files = dict[str, bytes]
 
 
 class RecordingDisk:
-    """`events`: what SQLite did to its files, in order, by the files' names without their folder."""
+    """`events`: what SQLite did to its files, in order, by the files' names without their folder.
+
+    `broken`: whether the next write, cut or sync fails; called with how many were tried before it.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.events: list[Event] = []
+        self.broken: Callable[[int], bool] = lambda _: False
+        self.tried = 0
         self._names: dict[int, str] = {}
         self._library = library
         find = library.sqlite3_vfs_find
@@ -130,17 +136,27 @@ class RecordingDisk:
         methods = self._by_original[address] = _Methods.from_buffer_copy(original)
         write, truncate, sync = _Write(original.xWrite), _Truncate(original.xTruncate), _Sync(original.xSync)
 
+        def fails() -> bool:
+            self.tried += 1
+            return self.broken(self.tried - 1)
+
         def on_write(file: int, data: int, size: int, offset: int) -> int:
+            if fails():
+                return SQLITE_IOERR_WRITE
             result = int(write(file, data, size, offset))
             self.events.append(Write(self._names[file], offset, ctypes.string_at(data, size)))
             return result
 
         def on_truncate(file: int, size: int) -> int:
+            if fails():
+                return SQLITE_IOERR_TRUNCATE
             result = int(truncate(file, size))
             self.events.append(Truncate(self._names[file], size))
             return result
 
         def on_sync(file: int, flags: int) -> int:
+            if fails():
+                return SQLITE_IOERR_FSYNC
             result = int(sync(file, flags))
             self.events.append(Sync(self._names[file]))
             return result

@@ -6,16 +6,14 @@ leaves it and as a loss of power does, and opened as a starting service opens it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
-
 from loopforge.runtime.journal.operations import Operation, Purge
 from loopforge.runtime.journal.retention import PurgeJob
-from tests.fakes.recording_disk import Event, Files, RecordingDisk, after_kill, after_power_loss, recording_disk
+from tests.fakes.recording_disk import Event, Files, RecordingDisk, after_kill, after_power_loss
 from tests.runtime.journal.sample import T0, accept, attempt, do, everything, finish, lost, open_store, park, running
 
 LONG = b"\xaa" * 9_000  # of overflow pages
@@ -32,14 +30,6 @@ GROUPS: Sequence[Sequence[Operation[Any]]] = (
 CHECKPOINT_BEHIND = {2, 5}
 PURGE_BEHIND = {6}
 States = list[tuple[int, object]]
-
-
-@pytest.fixture
-def disk() -> Iterator[RecordingDisk]:
-    with recording_disk() as found:
-        if found is None:
-            pytest.skip("this Python's SQLite cannot be reached through ctypes")
-        yield found
 
 
 def record(disk: RecordingDisk, folder: Path) -> States:
