@@ -158,6 +158,8 @@ class Answer:
             else:
                 thinking = thinking if isinstance(thinking, str) else ""
                 self._on_said(Said(thinking, text, calls if isinstance(calls, list) else _NOTHING), out)
+        if choice.get("logprobs"):
+            out.append(Notice("log-probabilities of the answer were not kept"))
         finish = choice.get("finish_reason")
         if finish != "null":
             self._on_finish(finish, out)

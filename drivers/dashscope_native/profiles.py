@@ -84,7 +84,7 @@ _FAMILIES: Final[tuple[tuple[re.Pattern[str], Profile], ...]] = tuple(
         (r"^qwq|-thinking|deepseek-r1", replace(_ALWAYS, family="thinking")),
         (r"minimax-m", replace(_ALWAYS, family="minimax", streams="never")),
         (r"-coder|-instruct|-character|-math", replace(_PLAIN, family="instruct")),
-        (r"^qwen3-max|^qwen3-\w+-preview", Profile(family="qwen3-max")),
+        (r"^qwen3-max", Profile(family="qwen3-max")),
         (r"^qwen3-[\d.]+b", Profile(family="qwen3-open", thinks=True, streams="thinking")),
         (r"^qwen-(plus|flash|turbo)", Profile(family="qwen-plus", schema=True)),
         (r"^qwen-(max|long)|^qwen(1\.5|2)", replace(_PLAIN, family="qwen-max")),

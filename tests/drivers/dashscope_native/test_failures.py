@@ -59,6 +59,8 @@ CODES = [
     (429, "Throttling.BurstRate", "RateLimited"),
     (429, "Throttling.AllocationQuota", "RateLimited"),
     (429, "Throttling.Something.New", "RateLimited"),
+    (400, "Throttling.Something.New", "RateLimited"),
+    (400, "InternalError.Algo.Something.New", "ProviderUnavailable"),
     (429, "LimitRequests", "RateLimited"),
     (429, "CommodityNotPurchased", "QuotaExhausted"),
     (429, "PrepaidBillOverdue", "QuotaExhausted"),
@@ -117,6 +119,8 @@ def test_a_code_that_is_not_known_leaves_it_to_the_status(status: int, expected:
         (403, "AccessDenied", "Access denied, please make sure your account is in good standing.", "QuotaExhausted"),
         (403, "AccessDenied", "The service is not available in your region.", "TurnRefused"),
         (403, "SomethingNew", "You have no access to this model.", "ModelNotFound"),
+        (403, "AccessDenied", "You have no access to this model.", "ModelNotFound"),
+        (403, "Workspace.AccessDenied", "The workspace has no access to this model.", "PermissionDenied"),
         (403, "SomethingNew", "The access token is invalid or expired.", "CredentialsRejected"),
         (429, "SomethingNew", "The account is overdue.", "QuotaExhausted"),
         (404, "SomethingNew", "This model does not support it.", "TurnRefused"),
@@ -244,9 +248,11 @@ def test_an_error_in_place_of_an_answer_with_status_200_is_an_error() -> None:
     frame = read_body(sse({"code": "Throttling", "message": "No.", "request_id": "r-7"}))
     assert frame.error is not None
     assert frame.error["class"] == "RateLimited"
-    null = read_body(json.dumps({"code": "Arrearage", "message": "No.", "output": None}).encode())
-    assert null.error is not None
-    assert null.error["class"] == "QuotaExhausted"
+    null = {"code": "Arrearage", "message": "No.", "output": None}
+    for data in (json.dumps(null).encode(), sse(null)):
+        outcome = read_body(data)
+        assert outcome.error is not None
+        assert outcome.error["class"] == "QuotaExhausted"
 
 
 @pytest.mark.parametrize(

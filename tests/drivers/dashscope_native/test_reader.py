@@ -334,6 +334,8 @@ def test_what_follows_the_finish_changes_nothing_but_usage() -> None:
     tail = sse(body({}, {"input_tokens": 1, "output_tokens": 5}), error_frame("InternalError"), "data:{cut off")
     reply = replied(data + tail)
     assert (reply.text, reply.usage.output) == ("a", 5)
+    again = sse(body({}, {"input_tokens": 1, "output_tokens": 1}))
+    assert sum(isinstance(delta, UsageDelta) for delta in read_body(data + again).deltas) == 1
 
 
 @pytest.mark.parametrize(
@@ -349,6 +351,7 @@ def test_what_follows_the_finish_changes_nothing_but_usage() -> None:
         (b'{"request_id":"r"}', "WireMismatch"),
         (b'{"output":"text"}', "WireMismatch"),
         (b'{"output":{"choices', "StreamBroken"),
+        (b'{"output":{"choices":[{"message":{"content":"a"}}]', "StreamBroken"),
         (b'{"output" "text"}', "WireMismatch"),
         (b'data:{"output":{"cho\n\n', "StreamBroken"),
         (b"data:hello\n\n", "StreamBroken"),
