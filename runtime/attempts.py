@@ -15,6 +15,7 @@ from typing import Any
 
 from loopforge.drivers.errors import TurnError, WorkerLost
 from loopforge.drivers.turn import Limits
+from loopforge.runtime.config.values import Target
 from loopforge.runtime.errors import DeadlineExceeded, NoRoute, ProviderDown
 from loopforge.runtime.floor import HELD_FOR_CLIENT, HELD_FOR_QUOTA, Floor, queue_item
 from loopforge.runtime.ledger import TYPE_AT
@@ -124,9 +125,10 @@ class Attempts:
                     raise Malformed("ERROR.fields", "missing")
                 self._attempt_failed(record, TurnError.from_fields(fields), frame.body, header)
             case FrameType.CANCELLED:
+                header = unpack_header(frame.header) if frame.header else {}
                 self._note_unfinished(record)
                 self.floor.free(record)
-                self._end_cancelled(record)
+                self._end_cancelled(record, _usage(header))
                 self.floor.pump(desk)
 
     def worker_gone(self, desk: Desk, why: str) -> None:
@@ -235,6 +237,9 @@ class Attempts:
         self.floor.free(record)  # not before: what a worker sends may make no frame
         self._learn(record, header, usage, now)
         self.floor.breakers.done(record.place, now)
+        served = Target(provider=record.target.provider, model=record.target.model)
+        if not record.plan.pinned:
+            self.floor.stickiness.served(record.session, record.kind, served, record.plan.home, now)
         desk.outcomes["done"] += 1
         desk.traffic.record("done", now, total_s=now - record.sent_at, first_token_s=timings.get("first_token_s"))
         self.floor.pump(desk)
@@ -259,9 +264,8 @@ class Attempts:
             self._end_cancelled(record, usage)
             self.floor.pump(desk)
             return
-        if usage:
-            self._learn(record, header, usage, now)
-        elif not record.relayed:
+        self._learn(record, header, usage, now)
+        if not usage and not record.relayed:
             desk.queue.refund(record.place)
         desk.traffic.record(
             "failed", now, total_s=now - record.sent_at, error=type(error).__name__, next_step=error.action
@@ -321,15 +325,20 @@ class Attempts:
             record.plan = replace(record.plan, warnings=(*record.plan.warnings, decision.warning))
         record.target, record.desk, record.alone = target, self.floor.desks[target.provider], alone
         if isinstance(decision, ParkUntil):
-            record.parked_s += decision.at - now
-            self.ledger.store_park(record, decision.at - now, error.what)
-            self.floor.hold(record, decision.at, HELD_FOR_QUOTA)
+            self.park(record, decision.at, error.what)
             return
         record.phase = Phase.WAITING
         record.desk.queue.put_back(queue_item(record), now, not_before=decision.at)
         self.floor.want(record)
         if decision.at > now:
             self.floor.look_soon.set()
+
+    def park(self, record: TurnRecord, until: float, why: str) -> None:
+        """The turn waits outside the queue for a quota's reset; a crash does not end that."""
+        wait_s = until - self.floor.clock()
+        record.parked_s += wait_s
+        self.ledger.store_park(record, wait_s, why)
+        self.floor.hold(record, until, HELD_FOR_QUOTA)
 
     def _leave_closed(self, desk: Desk, model: str | None, error: TurnError, now: float) -> None:
         """A breaker opened: who waits behind it goes where there is room, or learns at once that it is no use."""

@@ -32,7 +32,7 @@ from loopforge.runtime.queries import answer_of, operation_of
 from loopforge.runtime.records import Asked, ClientLink, Desk, Phase, TurnRecord, Watcher
 from loopforge.runtime.refusals import MAX_TEXT, check_number, error_frame, read_lane, unknown_turn
 from loopforge.runtime.reload import Changes, compare
-from loopforge.runtime.router import Plan, route
+from loopforge.runtime.router import Plan, check_deadline, route
 from loopforge.runtime.status import breaker_status, describe
 from loopforge.workers.framing import Frame, encode
 from loopforge.workers.messages import FrameType, SubmitHeader, pack, read_submit, unpack_header
@@ -122,7 +122,10 @@ class Dispatcher:
             raise Draining
         if len(body) > self.config.runtime.max_request_mb * 2**20:
             raise TooLarge(what=f"the turn has {len(body) / 2**20:.1f} MiB")
-        record = self._new_record(header, body, self.floor.clock())
+        now = self.floor.clock()
+        record = self._new_record(header, body, now)
+        lane, tokens = record.lane, record.asked.prompt_tokens
+        check_deadline(record.plan, lambda at: self.floor.earliest(at, lane, tokens, now), record.deadline, now)
         self.ledger.budget.take(record.place, record.size)
         try:
             self.floor.enqueue(record, record.accepted_at)
@@ -132,9 +135,13 @@ class Dispatcher:
         record.unanswered.append(watcher)
         watcher.client.turns[watcher.number] = record
         self.ledger.open(record, lambda result: self._stored(record, result))
-        self.floor.want(record)
+        if record.plan.parks:
+            self.floor.take_out(record)
+            self.attempts.park(record, record.plan.waits_until, "the quota of every candidate is used up")
+        else:
+            self.floor.want(record)
 
-    def _plan(self, kind: str, asked: Asked, now: float) -> Plan:
+    def _plan(self, kind: str, session: str, asked: Asked, now: float) -> Plan:
         """Raises NoRoute, ProviderDown, or the error that keeps everybody closed."""
         return route(
             kind,
@@ -146,6 +153,7 @@ class Dispatcher:
             self.floor.states,
             now,
             look=self.floor.look(now),
+            stick=self.floor.stickiness.target(session, kind, now),
             size=asked.prompt_tokens,
         )
 
@@ -158,7 +166,7 @@ class Dispatcher:
             prompt_tokens=header["size"],
             retry=bool(header.get("retry")),
         )
-        plan = self._plan(header["kind"], asked, now)
+        plan = self._plan(header["kind"], header["session"], asked, now)
         remaining_ms = header["remaining_ms"]
         target = plan.candidates[0]
         return TurnRecord(
@@ -324,6 +332,7 @@ class Dispatcher:
         self.config = config
         self.attempts.max_attempts = config.runtime.max_attempts
         self.ledger.budget.max_bytes = config.runtime.max_queued_bytes
+        self.floor.stickiness.reload()
         self.floor.breakers.reload((*changes.changed, *changes.removed))
         stranded: set[int] = set()
         for name in (*changes.changed, *changes.removed):
@@ -340,7 +349,7 @@ class Dispatcher:
     def _route_again(self, record: TurnRecord, *, stranded: bool) -> None:
         now = self.floor.clock()
         try:
-            plan = self._plan(record.kind, record.asked, now)
+            plan = self._plan(record.kind, record.session, record.asked, now)
         except TurnError as exc:
             self.floor.take_out(record)
             self.attempts.fail(record, exc)

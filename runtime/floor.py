@@ -15,13 +15,15 @@ from dataclasses import replace
 import trio
 
 from loopforge.drivers.registry import ProviderSettings
+from loopforge.drivers.turn import Lane
 from loopforge.runtime.breakers import Breakers
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import NoRoute, QueueFull
 from loopforge.runtime.ledger import Ledger
 from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
-from loopforge.runtime.router import Look, ProviderState
+from loopforge.runtime.router import Candidate, Look, ProviderState
+from loopforge.runtime.stickiness import Stickiness
 from loopforge.runtime.taskqueue import Item, TaskQueue
 from loopforge.workers.channel import BufferFull, ChannelClosed
 from loopforge.workers.framing import encode
@@ -40,6 +42,7 @@ class Floor:
         self.look_soon = trio.Event()
         self.clock = clock
         self.breakers = Breakers()
+        self.stickiness = Stickiness()
         self.ledger = ledger
         self._outbox = outbox
         self.look_at: float | None = None  # when tick comes next; None: not before somebody asks
@@ -164,6 +167,10 @@ class Floor:
     def look(self, now: float) -> Look:
         """Which breakers keep turns away at this moment, as router.py asks for it."""
         return lambda provider, model: self.breakers.look(provider, model, now)
+
+    def earliest(self, candidate: Candidate, lane: Lane, tokens: int, now: float) -> float:
+        """Before that moment the limits a minute let no such turn start there."""
+        return self.desks[candidate.provider].queue.earliest(lane, tokens, now)
 
     # -- to a worker -------------------------------------------------------------------------------------------------
 

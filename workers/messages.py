@@ -136,9 +136,14 @@ class DoneHeader(TypedDict):
 
 
 class ErrorHeader(TypedDict):
-    """ERROR: `fields` as TurnError.to_fields gives them; the body is the packed partial message, or empty."""
+    """ERROR: `fields` as TurnError.to_fields gives them; the body is the packed partial message, or empty.
+
+    `usage`, `limits`: of a worker's ERROR and CANCELLED, as in DONE, as far as they are known.
+    """
 
     fields: dict[str, Any]
+    usage: NotRequired[dict[str, Any]]
+    limits: NotRequired[dict[str, Any]]
     attempts: NotRequired[int]
 
 

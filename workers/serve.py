@@ -348,11 +348,17 @@ class _RunningTurn:
         return self._failed({**fields, "scope": "turn", "started": self.seq > 0})
 
     def cancelled(self) -> bytes:
-        return self._outcome(FrameType.CANCELLED, {"why": _clip(self.why_cancelled)} if self.why_cancelled else {})
+        why = {"why": _clip(self.why_cancelled)} if self.why_cancelled else {}
+        return self._outcome(FrameType.CANCELLED, {**why, **self._books()})
+
+    def _books(self) -> dict[str, Any]:
+        """What an attempt without an answer is known to have cost, and what the provider said of its limits."""
+        books = {"usage": to_plain(self.fold.usage), "limits": to_plain(self.fold.limits)}
+        return {name: plain for name, plain in books.items() if plain}
 
     def _failed(self, fields: dict[str, Any]) -> bytes:
         """ERROR, with what had come; without it when it is more than a frame carries."""
-        header = {"fields": {name: _clip(value) for name, value in fields.items()}}
+        header = {"fields": {name: _clip(value) for name, value in fields.items()}, **self._books()}
         frame = self._outcome(FrameType.ERROR, header, pack_message(self.fold.partial()))
         return frame if len(frame) <= MAX_FRAME_BYTES else self._outcome(FrameType.ERROR, header)
 
