@@ -62,7 +62,9 @@ class Answer:
         return self._memory.started
 
     def read_event(self, name: str, event: JsonObject, out: list[Delta]) -> None:
-        """One event of a stream. Raises DriverError."""
+        """One event of a stream. Raises DriverError. Behind the stop only metadata says anything."""
+        if self.stopped and name != "metadata":
+            return
         match name:
             case "contentBlockDelta":
                 self._on_delta(event, out)
@@ -113,7 +115,7 @@ class Answer:
 
     def _on_delta(self, event: JsonObject, out: list[Delta]) -> None:
         delta = event.get("delta")
-        if not isinstance(delta, dict) or self.stopped:
+        if not isinstance(delta, dict):
             return
         self._introduce(out)
         index = _index(event)
@@ -135,7 +137,7 @@ class Answer:
 
     def _on_start(self, event: JsonObject, out: list[Delta]) -> None:
         start = event.get("start")
-        if not isinstance(start, dict) or self.stopped:
+        if not isinstance(start, dict):
             return
         self._introduce(out)
         kind = next((name for name in start if name != _PADDING), "")
@@ -159,8 +161,6 @@ class Answer:
             block.close(out)
 
     def _on_stop(self, event: JsonObject, out: list[Delta]) -> None:
-        if self.stopped:
-            return
         for index in tuple(self._blocks):
             self._close(index, out)
         self._conclude(_string(event.get("stopReason")), out)

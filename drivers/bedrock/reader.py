@@ -34,12 +34,15 @@ class ConverseReader:
         self._answer = Answer(asked, turn, headers, answer_tool)
         self.events = 0
         self._failure: DriverError | None = None
+        self._over = False
 
     def feed(self, data: bytes) -> list[Delta]:
         """The deltas that `data` completes. Raises DriverError."""
         if self._failure is not None:
             raise self._failure
         out: list[Delta] = []
+        if self._over:
+            return out
         try:
             for frame in self._body.feed(data):
                 self._read_frame(frame, out)
@@ -47,6 +50,7 @@ class ConverseReader:
                 self.events = self._body.text.json_pieces
         except DriverError as exc:
             if self._answer.stopped:  # the answer is whole: what is damaged behind it is missed by nobody
+                self._over = True
                 return out
             self._failure = exc
             if not out:

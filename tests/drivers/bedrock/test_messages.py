@@ -44,7 +44,7 @@ from tests.drivers.bedrock.asking import (
 PNG = Image(data=b"\x89PNG", media_type="image/png")
 PDF = Document(data=b"%PDF", media_type="application/pdf", name="plan.pdf")
 PIXELS = {"image": {"format": "png", "source": {"bytes": "iVBORw=="}}}
-TOOLS = {"tools": (LOOK,)}
+TOOLS: dict[str, Any] = {"tools": (LOOK,)}
 
 
 def refused(*messages: Message, model: str = CLAUDE, **members: Any) -> TurnRefused:

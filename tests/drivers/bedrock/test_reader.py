@@ -395,9 +395,10 @@ def test_a_body_that_is_no_answer_is_named_for_what_it_is(body: bytes, expected:
 def test_what_is_raised_once_is_raised_again() -> None:
     reader = driver_for().new_reader(ask(HI), {})
     assert reader.feed(frames(START, exception("throttlingException")))
-    for step in (lambda: reader.feed(b""), reader.close):
-        with pytest.raises(DriverError):
-            step()
+    with pytest.raises(DriverError):
+        reader.feed(b"")
+    with pytest.raises(DriverError):
+        reader.close()
 
 
 # -- usage ------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ OPUS_47, OPUS_55 = "us.anthropic.claude-opus-4-7-v1:0", "global.anthropic.claude
 OPUS_46 = "us.anthropic.claude-opus-4-6-v1"
 SONNET_37 = "us.anthropic.claude-3-7-sonnet-20250219-v1:0"
 DEEPSEEK, GPT, NOVA_2 = "deepseek.v3-v1:0", "openai.gpt-oss-120b-1:0", "us.amazon.nova-2-lite-v1:0"
-TOOLS = {"tools": (LOOK,)}
+TOOLS: dict[str, Any] = {"tools": (LOOK,)}
 POINT = Tool(name="point")
 ANSWER = JsonSchema(
     schema={
@@ -191,7 +191,7 @@ def test_else_the_form_is_asked_for_in_words(model: str, members: dict[str, Any]
         (CLAUDE, "off", {"thinking": {"type": "disabled"}}, ""),
         (OPUS_46, 5000, {"thinking": {"type": "enabled", "budget_tokens": 5000}}, ""),
         (OPUS_46, "low", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, ""),
-        (OPUS_47, 5000, {"thinking": {"type": "adaptive"}, "output_config": {"effort": "medium"}}, "no thinking budget"),
+        (OPUS_47, 5000, {"thinking": {"type": "adaptive"}, "output_config": {"effort": "medium"}}, "no thinking"),
         (OPUS_55, "high", {"output_config": {"effort": "high"}}, ""),
         (OPUS_55, "off", {"output_config": {"effort": "low"}}, "cannot stop thinking"),
         ("anthropic.claude-3-haiku-20240307-v1:0", "high", None, "not known to take a thinking effort"),
@@ -316,7 +316,7 @@ def test_an_arn_is_encoded_in_the_path_and_told_by_what_it_stands_for() -> None:
 
 @pytest.mark.parametrize("model", ["", "x", "a.b", "US.anthropic.x", "global."])
 def test_any_id_has_a_family(model: str) -> None:
-    assert family_of(bare_id(model, {}))
+    assert family_of(bare_id(model, {})).name
     assert has_geo(model) in (True, False)
 
 
