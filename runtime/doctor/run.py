@@ -211,7 +211,8 @@ async def _read_first(option: str | None, tools: Tools, collected: _Collected) -
         collected.judge("config", partial(judge_config, there=_exists(path), presets=presets), checked, path)
     service: Service | None = answers["service"]
     if service is not None:
-        collected.judge("service", judge_service, service, path, tools.clock(), _changed_at(path))
+        config = checked.config if checked is not None else None
+        collected.judge("service", judge_service, service, path, config)
     return path, checked or Checked(config=None), service or Service()
 
 
@@ -259,13 +260,6 @@ def _exists(path: Path) -> bool:
     except OSError:
         return True
     return True
-
-
-def _changed_at(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
 
 
 # -- the configuration and its providers -----------------------------------------------------------------------------

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import loopforge
+from loopforge.runtime.config.values import Config
 from loopforge.runtime.doctor.finding import Finding, error, ok, warn
 
 _RESTART = "restart the service"
-_SLACK_S = 1.0  # uptime and the file's time come from two clocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +29,10 @@ class Service:
         return bool(self.told) and os.path.realpath(str(self.told.get("config", ""))) == os.path.realpath(config)
 
 
-def judge_service(service: Service, config: Path, now: float, changed_at: float | None) -> Iterator[Finding]:
-    """`now`, `changed_at` (of the config file): wall clock, seconds; None when there is no file."""
+def judge_service(service: Service, path: Path, config: Config | None) -> Iterator[Finding]:
+    """`path`: of the configuration; `config`: what it says, None when it has errors or cannot be read."""
     if service.told:
-        yield from _running(service, config, now, changed_at)
+        yield from _running(service, path, config)
     elif service.absent and service.socket is not None and os.path.lexists(service.socket):
         what = f"a service has left its socket behind: nobody listens on {service.socket}"
         yield warn("service", what, "start the service again: loopforge serve")
@@ -44,18 +44,19 @@ def judge_service(service: Service, config: Path, now: float, changed_at: float 
         yield error("service", what or service.trouble, step or _RESTART)
 
 
-def _running(service: Service, config: Path, now: float, changed_at: float | None) -> Iterator[Finding]:
+def _running(service: Service, path: Path, config: Config | None) -> Iterator[Finding]:
     told = service.told
-    version, pid, uptime_s = told.get("version"), told.get("pid"), told.get("uptime_s")
+    version, pid = told.get("version"), told.get("pid")
     yield ok("service", f"LoopForge {version} runs as process {pid} on {service.socket}")
     if version != loopforge.__version__:
         what = f"the service is version {version}, this command {loopforge.__version__}"
         yield warn("service", what, _RESTART)
-    if not service.serves(config):
-        what = f"the service runs with {told.get('config')}, not with {config}"
+    if not service.serves(path):
+        what = f"the service runs with {told.get('config')}, not with {path}"
         yield warn("service", what, "name that file with --config, or restart the service with this one")
-    elif changed_at is not None and isinstance(uptime_s, int | float) and changed_at > now - uptime_s + _SLACK_S:
-        yield warn("service", f"{config} was changed after the service had read it", _RESTART)
+    elif config is not None and (places := differences(told, config)):
+        what = f"the service has not read {path} since it was changed: {', '.join(places)}"
+        yield warn("service", what, f"let it read the file again: kill -HUP {pid}")
     if told.get("draining"):
         yield warn("service", "the service is draining: it takes no new turns", "wait for its end, then start it again")
     for provider in told.get("providers", []):
@@ -63,3 +64,30 @@ def _running(service: Service, config: Path, now: float, changed_at: float | Non
             name, reason = str(provider.get("name")), str(provider.get("down_reason", ""))
             what, _, step = reason.rpartition("; ")
             yield warn("service", f"{name} is down: {what or reason}", step or _RESTART, subject=name)
+
+
+def differences(told: Mapping[str, Any], config: Config) -> list[str]:
+    """Places in which what a service goes by is not what the file says, as far as it tells."""
+    routes = told.get("routes", {})
+    found = [
+        f"router.{kind}"
+        for kind in sorted({*routes, *config.routes})
+        if list(routes.get(kind, ())) != _targets(config, kind)
+    ]
+    served = {
+        provider.get("name"): (provider.get("kind"), provider.get("base_url"), provider.get("slots"))
+        for provider in told.get("providers", [])
+        if provider.get("state") != "retiring"  # it ends its last turns by what was said before
+    }
+    written = {
+        name: (settings.kind, settings.base_url, settings.max_concurrency)
+        for name, settings in config.providers.items()
+    }
+    return found + [
+        f"providers.{name}" for name in sorted({*served, *written}) if served.get(name) != written.get(name)
+    ]
+
+
+def _targets(config: Config, kind: str) -> list[str]:
+    route = config.routes.get(kind)
+    return [f"{target.provider}/{target.model}" for target in route.targets] if route else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -131,7 +132,9 @@ def test_a_timeout_that_is_none_is_wrong_usage(fresh: Path, value: str) -> None:
     assert (run.returncode, run.stdout) == (2, "")
 
 
-def test_a_running_service_is_told_and_so_is_one_that_left_its_socket(fresh: Path, tmp_path: Path) -> None:
+def test_a_running_service_is_told_what_it_has_not_read_and_one_that_left_its_socket(
+    fresh: Path, tmp_path: Path
+) -> None:
     fresh.mkdir(mode=0o700)
     with open_simulator(tmp_path) as simulator:
         write_config(fresh, simulator).chmod(0o600)
@@ -139,6 +142,16 @@ def test_a_running_service_is_told_and_so_is_one_that_left_its_socket(fresh: Pat
             run = loopforge(fresh, "doctor")
             assert f"runs as process {service.process.pid} on {fresh}/run/loopforge.sock" in run.stdout
             assert run.returncode == 0, run.stdout
+
+            loopforge(fresh, "route", "set", "coding", "brief")
+            run = loopforge(fresh, "doctor")
+            step = f"kill -HUP {service.process.pid}"
+            assert f"-> let it read the file again: {step}\n" in run.stdout
+            assert "since it was changed: router.coding\n" in run.stdout
+            service.stop(signal.SIGHUP)
+            service.process.wait_for("reloaded")
+            assert step not in loopforge(fresh, "doctor").stdout
+
             service.process.popen.kill()
             service.process.wait()
         run = loopforge(fresh, "doctor")

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 import loopforge
+from loopforge.runtime.config.values import Config
 from loopforge.runtime.doctor.disk import judge_disk
 from loopforge.runtime.doctor.programs import Said, run_program
 from loopforge.runtime.doctor.service import Service, judge_service
 from loopforge.runtime.doctor.systemd import judge_unit
+from tests.runtime.config.checking import OLLAMA, accepted
 
 # -- disk ------------------------------------------------------------------------------------------------------------
 
@@ -54,24 +56,35 @@ def test_the_file_system_of_a_folder_that_is_not_there_yet_is_that_of_the_one_ab
 
 # -- service ---------------------------------------------------------------------------------------------------------
 
-CONFIG = Path("/srv/agents/config.toml")
+READ_AGAIN = "let it read the file again: kill -HUP 42"
+PATH = Path("/srv/agents/config.toml")
+CONFIG = accepted(OLLAMA)
 TOLD: Mapping[str, Any] = {
     "version": loopforge.__version__,
     "pid": 42,
-    "uptime_s": 100.0,
-    "config": str(CONFIG),
-    "providers": [{"name": "ollama", "state": "ready"}],
+    "config": str(PATH),
+    "routes": {kind: ["ollama/llama3.2"] for kind in ("planning", "coding", "summary")},
+    "providers": [
+        {
+            "name": "ollama",
+            "kind": "openai_compatible",
+            "base_url": "http://127.0.0.1:11434/v1",
+            "slots": 2,
+            "state": "ready",
+        }
+    ],
 }
 
 
-def service(**changes: Any) -> list[tuple[str, str, str]]:
+def service(written: Config | None = CONFIG, **changes: Any) -> list[tuple[str, str, str]]:
     running = Service(socket=Path("/run/s"), told={**TOLD, **changes})
-    found = judge_service(running, CONFIG, now=1000.0, changed_at=800.0)
+    found = judge_service(running, PATH, written)
     return [(each.status, each.what, each.next_step) for each in found if each.status != "ok"]
 
 
 def test_a_service_that_runs_well_has_nothing_to_say() -> None:
     assert service() == []
+    assert service(None, routes={}) == []  # a file with errors is compared with nothing
 
 
 @pytest.mark.parametrize(
@@ -79,12 +92,11 @@ def test_a_service_that_runs_well_has_nothing_to_say() -> None:
     [
         ({"version": "0.0.1"}, "the service is version 0.0.1", "restart the service"),
         ({"config": "/other.toml"}, "the service runs with /other.toml, not with", "name that file with --config"),
-        ({"uptime_s": 300.0}, f"{CONFIG} was changed after the service had read it", "restart the service"),
         ({"draining": True}, "the service is draining", "wait for its end"),
         (
-            {"providers": [{"name": "acme", "state": "down", "down_reason": "no key; set ACME_KEY and restart"}]},
-            "acme is down: no key",
-            "set ACME_KEY and restart",
+            {"providers": [{**TOLD["providers"][0], "state": "down", "down_reason": "no key; set A_KEY and restart"}]},
+            "ollama is down: no key",
+            "set A_KEY and restart",
         ),
     ],
 )
@@ -93,17 +105,39 @@ def test_what_is_wrong_with_a_running_service_is_a_warning(changes: dict[str, An
     assert (status, said.startswith(what), next_step.startswith(step)) == ("warn", True, True), said
 
 
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        (OLLAMA.replace("llama3.2", "qwen"), "router.coding, router.planning, router.summary"),
+        (OLLAMA + '[router.review]\nprovider = "ollama"\n', "router.review"),
+        (OLLAMA.replace("11434", "11435") + 'vendor = "ollama"\n', "providers.ollama"),
+        (OLLAMA + "max_concurrency = 4\n", "providers.ollama"),
+        (OLLAMA + '[providers.x]\nbase_url = "https://x"\n', "providers.x"),
+    ],
+)
+def test_a_file_that_was_changed_since_the_service_read_it_is_to_be_read_again(text: str, places: str) -> None:
+    assert service(accepted(text)) == [
+        ("warn", f"the service has not read {PATH} since it was changed: {places}", READ_AGAIN)
+    ]
+
+
+def test_a_worker_that_ends_its_last_turns_is_no_difference() -> None:
+    retiring = {**TOLD["providers"][0], "base_url": "http://old", "state": "retiring"}
+    assert service(providers=[retiring, *TOLD["providers"]]) == []
+    assert service(providers=[*TOLD["providers"], retiring]) == []
+
+
 def test_no_service_is_no_fault_but_its_socket_left_behind_is(tmp_path: Path) -> None:
-    (found,) = judge_service(Service(socket=tmp_path / "s", absent=True), CONFIG, 0.0, None)
+    (found,) = judge_service(Service(socket=tmp_path / "s", absent=True), PATH, CONFIG)
     assert (found.status, found.next_step) == ("ok", "one that outlives its clients: loopforge serve")
     (tmp_path / "s").write_text("")
-    (found,) = judge_service(Service(socket=tmp_path / "s", absent=True), CONFIG, 0.0, None)
+    (found,) = judge_service(Service(socket=tmp_path / "s", absent=True), PATH, CONFIG)
     assert (found.status, found.next_step) == ("warn", "start the service again: loopforge serve")
 
 
 def test_a_service_that_does_not_answer_as_it_should_is_an_error_with_its_own_advice() -> None:
     trouble = "the service at /run/s did not answer within 5 s; see its log; if it hangs, restart it"
-    (found,) = judge_service(Service(socket=Path("/run/s"), trouble=trouble), CONFIG, 0.0, None)
+    (found,) = judge_service(Service(socket=Path("/run/s"), trouble=trouble), PATH, CONFIG)
     assert (found.status, found.next_step) == ("error", "see its log; if it hangs, restart it")
 
 
