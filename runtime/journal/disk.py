@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +59,7 @@ class SqliteJournal:
 
     def __init__(self, path: Path, store: Store, retention: Retention, told: str) -> None:
         self.path = path
+        self.around: AbstractContextManager[Any] = nullcontext()
         self._store = store
         self._retention = retention
         self._told = told
@@ -131,10 +132,11 @@ class SqliteJournal:
             self._thread.join()  # its last call was `_ended.set`
 
     def _deliver(self, answered: list[Answered]) -> None:
-        for done, weight, answer in answered:
-            self._waiting -= 1
-            self._waiting_bytes -= weight
-            _call(done, answer)
+        with self.around:
+            for done, weight, answer in answered:
+                self._waiting -= 1
+                self._waiting_bytes -= weight
+                _call(done, answer)
 
     # -- on the journal's own thread ---------------------------------------------------------------------------------
 

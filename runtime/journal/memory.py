@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
 from loopforge.runtime.errors import JournalFailed
@@ -33,6 +34,9 @@ class MemoryJournal:
 
     durability = "memory"
     backlog = Backlog(0, 0)
+
+    def __init__(self) -> None:
+        self.around: AbstractContextManager[Any] = nullcontext()
 
     def post(self, operation: Operation[R], done: Callable[[R | JournalFailed], None]) -> None:
         done(cast("R", _answer(operation)))

@@ -11,6 +11,7 @@ A turn's life: `Accept` -> accepted; `Running` -> running; `AttemptEnded` -> acc
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -50,7 +51,12 @@ class Backlog(NamedTuple):
 
 
 class Journal(Protocol):
-    """Keeps turns. All methods are called on the loop's thread and none of them blocks."""
+    """Keeps turns. All methods are called on the loop's thread and none of them blocks.
+
+    `around`: entered around the call-backs of one group: what they send to one channel can leave in one send.
+    """
+
+    around: AbstractContextManager[Any]
 
     @property
     def durability(self) -> str:

@@ -20,7 +20,7 @@ log = logging.getLogger("loopforge")
 
 MIB = 1 << 20
 BALLAST_BYTES = 16 * MIB
-"""Some thousand outcomes of usual size; the write-ahead log, which is reused, holds as much again."""
+"""Some thousand outcomes of usual size; the write-ahead log, which is reused, holds half as much again."""
 MARGIN_BYTES = MIB
 """So much must be free beside the ballast before it is made again, or the next turn finds the disk full once more."""
 MAX_OWED_BYTES = 64 * MIB
