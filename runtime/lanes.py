@@ -9,11 +9,10 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from loopforge.drivers.turn import LANES, Lane
+from loopforge.drivers.turn import Lane
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +83,22 @@ class TurnLane:
         waiting.place = self
         self.waiting += 1
 
-    def restore(self, waiting: Waiting) -> None:
-        """Back to the front, from where it was taken aside; the latest first."""
-        self.append(waiting)
-        item = waiting.item
-        if waiting.returned:
-            self.returned.move_to_end(item.id, last=False)
-        else:
-            self.sessions[item.session].move_to_end(item.id, last=False)
-            self.sessions.move_to_end(item.session, last=False)
+    def restore(self, turns: list[Waiting]) -> None:
+        """Back to where they would stand if they had never been taken aside; a session that had none comes first."""
+        by_session: dict[str, list[Waiting]] = {}
+        for waiting in turns:
+            waiting.place = self
+            if not waiting.returned:
+                by_session.setdefault(waiting.item.session, []).append(waiting)
+        self.waiting += len(turns)
+        returned = [waiting for waiting in turns if waiting.returned]
+        if returned:
+            self.returned = _in_order([*self.returned.values(), *returned])
+        for name, restored in by_session.items():
+            is_new = name not in self.sessions
+            self.sessions[name] = _in_order([*self.sessions.get(name, {}).values(), *restored])
+            if is_new:
+                self.sessions.move_to_end(name, last=False)
 
     def peek(self) -> Waiting | None:
         """The next turn."""
@@ -130,6 +136,11 @@ class TurnLane:
         self.waiting -= 1
         if not self.waiting:
             self.passed_over_since = math.inf
+
+
+def _in_order(turns: list[Waiting]) -> OrderedDict[str, Waiting]:
+    turns.sort(key=lambda waiting: waiting.number)
+    return OrderedDict((waiting.item.id, waiting) for waiting in turns)
 
 
 class Times:
@@ -218,17 +229,16 @@ class Held:
         self._counts[key] = self._counts.get(key, 0) + 1
         waiting.place = self
 
-    def take(self, model: str, most: float) -> Iterator[Waiting]:
-        """Take out the first ones of each lane, at most so many of each; the latest comes first."""
-        for lane in LANES:
-            taken: list[Waiting] = []
-            heap = self._heaps.get((model, lane), [])
-            while heap and len(taken) < most:
-                waiting = heapq.heappop(heap)[2]
-                if waiting.place is self:
-                    self.remove(waiting)
-                    taken.append(waiting)
-            yield from reversed(taken)
+    def take(self, model: str, lane: Lane, most: float) -> list[Waiting]:
+        """Take out the first ones of that lane, at most so many."""
+        taken: list[Waiting] = []
+        heap = self._heaps.get((model, lane), [])
+        while heap and len(taken) < most:
+            waiting = heapq.heappop(heap)[2]
+            if waiting.place is self:
+                self.remove(waiting)
+                taken.append(waiting)
+        return taken
 
     def remove(self, waiting: Waiting) -> None:
         key = waiting.item.model, waiting.item.lane
@@ -257,10 +267,11 @@ class Alone:
         self._turns[waiting.item.id] = waiting
         waiting.place = self
 
-    def restore(self, waiting: Waiting) -> None:
-        """Back to the front, from where it was taken aside; the latest first."""
-        self.add(waiting)
-        self._turns.move_to_end(waiting.item.id, last=False)
+    def restore(self, turns: list[Waiting]) -> None:
+        """Back to where they would stand if they had never been taken aside."""
+        for waiting in turns:
+            waiting.place = self
+        self._turns = _in_order([*self._turns.values(), *turns])
 
     def first(self) -> Waiting | None:
         return next(iter(self._turns.values()), None)

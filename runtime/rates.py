@@ -65,8 +65,16 @@ class Rates:
             return now
         self._forget(now)
         tokens = self.estimate(prompt_tokens)
+        return self._when(_View(self.requests, 1, interactive), _View(self.tokens, tokens, interactive), tokens, now)
+
+    def when_in_share(self, prompt_tokens: int, now: float) -> float:
+        """The same for an interactive turn that takes nothing but what its lane alone may use. math.inf: never."""
+        self._forget(now)
+        tokens = self.estimate(prompt_tokens)
+        return self._when(_ShareView(self.requests, 1), _ShareView(self.tokens, tokens), tokens, now)
+
+    def _when(self, requests: _View, spent: _View, tokens: int, now: float) -> float:
         at = max(now, self.requests.held_until(1, now), self.tokens.held_until(tokens, now))
-        requests, spent = self.requests.view(1, interactive), self.tokens.view(tokens, interactive)
         if requests.fits and spent.fits:
             return at
         for use in self._uses:
@@ -74,17 +82,7 @@ class Rates:
             spent.give_back(use.tokens, use.interactive)
             if requests.fits and spent.fits:
                 return max(at, use.at + MINUTE_S)
-        return at  # nothing is in use: a turn that is larger than its whole minute may have the minute
-
-    def within_share(self, prompt_tokens: int, now: float) -> bool:
-        """Whether an interactive turn may start now out of what its lane alone may use."""
-        self._forget(now)
-        tokens = self.estimate(prompt_tokens)
-        return (
-            self.requests.is_share(1)
-            and self.tokens.is_share(tokens)
-            and self.when(prompt_tokens, now, interactive=True) <= now
-        )
+        return math.inf
 
     def take(self, turn: str, prompt_tokens: int, now: float, *, interactive: bool) -> None:
         """The turn starts now, whatever `when` says."""
@@ -140,7 +138,7 @@ class Rates:
 
     def _forget(self, now: float) -> None:
         """What is a minute old no longer counts."""
-        while self._uses and now - self._uses[0].at >= MINUTE_S:
+        while self._uses and self._uses[0].at + MINUTE_S <= now:
             use = self._uses.popleft()
             self.requests.forget(1 if use.requests else 0, use.interactive)
             self.tokens.forget(use.tokens, use.interactive)
@@ -183,9 +181,6 @@ class _Minute:
         if interactive:
             self.interactive -= amount
 
-    def is_share(self, amount: int) -> bool:
-        return not self.limit or self.interactive + amount <= self.share
-
     def hold(self, left: int | None, reset_s: float | None, at: float, used_since: int) -> None:
         if left is None or reset_s is None:
             self._left = None
@@ -198,9 +193,6 @@ class _Minute:
             self._left = None
             return -math.inf
         return -math.inf if amount <= self._left else self._left_until
-
-    def view(self, amount: int, interactive: bool) -> _View:
-        return _View(self, amount, interactive)
 
 
 class _View:
@@ -223,3 +215,15 @@ class _View:
         self._used -= amount
         if interactive:
             self.interactive -= amount
+
+
+class _ShareView(_View):
+    """The same for an interactive turn that has to leave to the others what is not its lane's alone."""
+
+    def __init__(self, minute: _Minute, amount: int) -> None:
+        super().__init__(minute, amount, interactive=True)
+        self._own_share = minute.share
+
+    @property
+    def fits(self) -> bool:
+        return super().fits and (not self._limit or self.interactive + self._amount <= self._own_share)

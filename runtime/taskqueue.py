@@ -235,14 +235,15 @@ class TaskQueue:
         """
         if self._overdue:
             return now
-        at = min(self._deadlines.first(), self._later.first())
-        if self._limited_until > -math.inf:
-            at = min(at, self._limited_until)
+        if not self._waiting:
+            return math.inf
+        times = [self._later.first(), self._limited_until]
         if len(self._held):
-            at = min(at, *(gate.until for gate in self._gates.values() if not gate.allow))
-        if len(self._alone) and self._alone_from > now:
-            at = min(at, self._alone_from)
-        return max(now, at)
+            times += [gate.until for gate in self._gates.values() if not gate.allow]
+        if len(self._alone):
+            times.append(self._alone_from)
+        # What passed already waits for the next assign, which comes with whatever kept the caller from it.
+        return max(now, min([self._deadlines.first(), *(at for at in times if at > now)]))
 
     def cancel(self, turn_id: str) -> Item | None:
         """Take a waiting turn out. None when it does not wait: it holds a slot, has only a place, or is not here."""
@@ -301,7 +302,7 @@ class TaskQueue:
             later=self._later.count,
             held=len(self._held),
             alone=len(self._alone),
-            limited_until=self._limited_until,
+            limited_until=self._limited_until if self._waiting else -math.inf,
             rates=self._rates.snapshot(now),
         )
 
@@ -326,7 +327,7 @@ class TaskQueue:
             if self._is_allowed(waiting[chosen], now):
                 return self._start_in_common(chosen, waiting, now)
             turn = waiting.get("interactive")
-            return turn if turn is not None and self._rates.within_share(turn.item.tokens, now) else None
+            return turn if turn is not None and self._is_in_share(turn, now) else None
         name: Lane | None = "interactive" if interactive else chosen
         if name is None or not self._is_allowed(waiting[name], now):
             return None
@@ -353,6 +354,13 @@ class TaskQueue:
         at = self._rates.when(turn.item.tokens, now, interactive=turn.item.lane == "interactive")
         if at > now:
             self._limited_until = at
+        return at <= now
+
+    def _is_in_share(self, turn: Waiting, now: float) -> bool:
+        """Beside one that waits for the limits: `turn` is interactive, and takes only what nobody else may have."""
+        at = self._rates.when_in_share(turn.item.tokens, now)
+        if at > now:
+            self._limited_until = min(self._limited_until, at)
         return at <= now
 
     # -- turns that run alone ----------------------------------------------------------------------------------------
@@ -388,9 +396,9 @@ class TaskQueue:
         self._allowed = {model: gate.allow for model, gate in gates.items()}
         for model in self._held.models() if len(self._held) else ():
             if most := self._most(model):
-                for waiting in self._held.take(model, most):
-                    self._lanes[waiting.item.lane].aside -= 1
-                    self._restore(waiting)
+                for name, lane in self._lanes.items():
+                    if turns := self._held.take(model, name, most):
+                        self._restore(lane, turns)
 
     def _most(self, model: str) -> float:
         return min(self._allowed.get(EVERY_MODEL, math.inf), self._allowed.get(model, math.inf))
@@ -424,12 +432,13 @@ class TaskQueue:
         else:
             self._lanes[waiting.item.lane].append(waiting)
 
-    def _restore(self, waiting: Waiting) -> None:
-        if waiting.item.alone:
-            self._lanes[waiting.item.lane].aside += 1
-            self._alone.restore(waiting)
-        else:
-            self._lanes[waiting.item.lane].restore(waiting)
+    def _restore(self, lane: TurnLane, turns: list[Waiting]) -> None:
+        """From behind a gate."""
+        alone = [waiting for waiting in turns if waiting.item.alone]
+        lane.aside -= len(turns) - len(alone)
+        lane.restore([waiting for waiting in turns if not waiting.item.alone])
+        if alone:
+            self._alone.restore(alone)
 
     def _remove(self, waiting: Waiting) -> None:
         """From its place."""
