@@ -47,6 +47,8 @@ SETTLE_BYTES = 256 * 1024
 LONG_QUIET_S = 5.0
 PURGE_BYTES = 2 * 2**20
 """A purge lets the log grow to that before it is copied: all of it at once would keep turns waiting for 0.2 s."""
+_FAILED = "the journal's thread has failed"
+
 HOUSEKEEPING_S = 60.0
 BUSY_GROUPS = 16
 """While there is no quiet moment, one step of housekeeping stands between so many groups."""
@@ -66,6 +68,7 @@ class SqliteJournal:
         self._token = trio.lowlevel.current_trio_token()
         self._queue: queue.SimpleQueue[tuple[Operation[Any], Done, int] | None] = queue.SimpleQueue()
         self._closed = False
+        self._failed = False
         self._ended = trio.Event()
         self._waiting = 0
         self._waiting_bytes = 0
@@ -96,7 +99,7 @@ class SqliteJournal:
 
     def post(self, operation: Operation[R], done: Callable[[R | JournalFailed], None]) -> None:
         if self._closed:
-            _call(done, _closed())
+            _call(done, self._refusal())
             return
         weight = weight_bytes(operation)
         self._waiting += 1
@@ -108,7 +111,7 @@ class SqliteJournal:
         return {
             "durability": self.durability,
             "path": str(self.path),
-            "problem": shortage.problem,
+            "problem": _FAILED if self._failed else shortage.problem,
             "note": self._told,
             "owed": len(shortage.owed),
             "used_bytes": self._used_bytes,
@@ -200,13 +203,19 @@ class SqliteJournal:
 
     def _give_up(self) -> None:
         """The thread is gone: what waits is answered, and so is what comes."""
-        self._closed = True
-        answered: list[Answered] = [(done, weight, _closed()) for _, done, weight in [*self._in_hand, *self._purges]]
+        self._closed = self._failed = True
+        refusal = self._refusal()
+        answered: list[Answered] = [(done, weight, refusal) for _, done, weight in [*self._in_hand, *self._purges]]
         with suppress(queue.Empty):
             while True:
                 if (item := self._queue.get_nowait()) is not None:
-                    answered.append((item[1], item[2], _closed()))
+                    answered.append((item[1], item[2], refusal))
         self._deliver(answered)
+
+    def _refusal(self) -> JournalFailed:
+        if self._failed:
+            return JournalFailed(what=_FAILED, action="restart the service; its log says why")
+        return JournalFailed(what="the journal is closed: the service is stopping", action="post it when it is back")
 
     # -- housekeeping ------------------------------------------------------------------------------------------------
 
@@ -299,7 +308,3 @@ def _call(done: Done, answer: object) -> None:
         done(answer)
     except Exception:
         log.exception("a call-back of the journal failed")
-
-
-def _closed() -> JournalFailed:
-    return JournalFailed(what="the journal is closed: the service is stopping", action="post it again when it is back")

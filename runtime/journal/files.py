@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loopforge.runtime.journal.schema import NotOurs, migrate
-from loopforge.runtime.journal.shortage import is_damage, is_shortage
+from loopforge.runtime.journal.shortage import SUSPECT, is_damage, is_shortage
 
 log = logging.getLogger("loopforge")
 
@@ -48,7 +48,6 @@ NETWORK_FILE_SYSTEMS = {  # statfs(2), linux/magic.h
 
 LOCK = "journal.lock"
 BALLAST = "journal.ballast"
-SUSPECT = "journal.suspect"
 
 CORRUPT_KEPT = 3
 """Damaged files that stay; the oldest go, or a disk that keeps failing is filled with them."""
@@ -80,7 +79,9 @@ def owned_folder(path: Path) -> Iterator[None]:
     """The journal's folder exists, is local, and is ours until this ends. Raises UnusableJournal."""
     folder = path.parent
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True)
+            _sync_folder(folder.parent)  # SQLite syncs the folder of its files, not the one that this one is in
         refuse_network_disk(folder)
         fd = os.open(path.with_name(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
@@ -93,6 +94,14 @@ def owned_folder(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)  # and with it the lock
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _lock(fd: int, path: Path) -> None:

@@ -19,6 +19,7 @@ from loopforge.runtime.journal.operations import Finish, weight_bytes
 log = logging.getLogger("loopforge")
 
 MIB = 1 << 20
+SUSPECT = "journal.suspect"
 BALLAST_BYTES = 16 * MIB
 """Some thousand outcomes of usual size; the write-ahead log, which is reused, holds half as much again."""
 MARGIN_BYTES = MIB
@@ -83,7 +84,7 @@ class Shortage:
     @property
     def suspect(self) -> Path:
         """This file is there when the database was found damaged: the next start looks at every page of it."""
-        return self.place.with_name("journal.suspect")
+        return self.place.with_name(SUSPECT)
 
     def goes_on(self, error: sqlite3.Error, now: float) -> None:
         """A write failed again."""

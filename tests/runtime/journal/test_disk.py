@@ -268,6 +268,8 @@ async def test_a_journal_whose_thread_fails_answers_everything_with_an_error(
         assert early == [Accepted()]
         assert {type(answer) for answer in [*answers, *(await ask(journal, accept("d")))]} == {JournalFailed}
         assert journal.backlog == (0, 0)
+        assert "restart the service" in str(answers[0])
+        assert "has failed" in journal.status()["problem"]
     assert "the journal's thread failed" in caplog.text
 
 
