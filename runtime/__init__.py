@@ -8,6 +8,7 @@ taskqueue.py    pure: lanes, fairness, slots, limits: what starts now, or when t
 lanes.py        pure: where a turn waits: in its lane, for a time, behind a gate, to run alone
 slots.py        pure: who runs, by worker generation, and what is reserved
 rates.py        pure: requests and tokens a minute, estimated before, corrected after, tightened by headers
+adaptive.py     pure: how many turns a local server gets at once, found out from its first token times
 retry.py        pure: (error, what was tried, candidates as they stand) -> resend, send elsewhere, park, or give up
 breakers.py     pure: who takes no turns for a while because too many failed there, and which turn probes
 restarts.py     pure: restart window, back-off, give up

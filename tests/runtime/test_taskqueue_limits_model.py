@@ -19,7 +19,6 @@ from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import LANES, Lane, Limits
 from loopforge.runtime.breakers import EVERY_MODEL, Gate
 from loopforge.runtime.errors import QueueFull, TooLarge
-from loopforge.runtime.lanes import Times
 from loopforge.runtime.rates import MINUTE_S
 from loopforge.runtime.taskqueue import ByteBudget, Item, TaskQueue
 
@@ -384,7 +383,7 @@ class LimitsMachine(RuleBasedStateMachine):
     @invariant()
     def what_left_leaves_nothing_behind(self) -> None:
         for times, count in ((self.queue._deadlines, len(self.queue)), (self.queue._later, self.queue._later.count)):
-            assert len(times._heap) <= 2 * count + Times.SPARE
+            assert len(times._heap) <= 2 * count + times.SPARE
 
     def teardown(self) -> None:
         """With gates open everybody starts within a bounded time, each as often as it was accepted; nothing is left."""
@@ -411,10 +410,11 @@ class LimitsMachine(RuleBasedStateMachine):
         assert self.queue.next_look(self.now) == math.inf
 
 
-class TestLimits(LimitsMachine.TestCase):  # type: ignore[name-defined,misc]  # hypothesis makes the class at run time
-    settings = hypothesis_settings(max_examples=150, stateful_step_count=50, deadline=None)
+class ManyStepsMachine(LimitsMachine):
+    """The same; a machine of its own has settings of its own."""
 
 
-@pytest.mark.slow
-class TestLimitsForOneHundredThousandSteps(LimitsMachine.TestCase):  # type: ignore[name-defined,misc]  # as above
-    settings = hypothesis_settings(max_examples=1000, stateful_step_count=100, deadline=None)
+TestLimits = LimitsMachine.TestCase
+TestLimits.settings = hypothesis_settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestOneHundredThousandSteps = pytest.mark.slow(ManyStepsMachine.TestCase)
+TestOneHundredThousandSteps.settings = hypothesis_settings(max_examples=1000, stateful_step_count=100, deadline=None)
