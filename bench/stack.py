@@ -132,14 +132,14 @@ async def open_played(providers: Mapping[str, Provider]) -> AsyncIterator[Played
 
 @asynccontextmanager
 async def open_stack(
-    providers: Mapping[str, Provider], routes: Mapping[str, str], *, warm: bool = True
+    providers: Mapping[str, Provider], routes: Mapping[str, str], *, warm: bool = True, journal: bool = True
 ) -> AsyncIterator[Stack]:
     """`routes`: kind -> provider. `warm`: every routed worker has served a turn when the block starts."""
     raise_file_limit()
     with tempfile.TemporaryDirectory(prefix="loopforge-bench-") as folder:
         async with open_played(providers) as played:
             path = Path(folder, "run", "loopforge.sock")
-            config = _write(Path(folder, "config.toml"), config_text(providers, routes, played.urls))
+            config = _write(Path(folder, "config.toml"), config_text(providers, routes, played.urls, journal=journal))
             async with open_service(config, path) as pid, connect(path) as runtime:
                 if warm:
                     for kind in routes:
@@ -166,7 +166,8 @@ async def open_service(config: Path, path: Path) -> AsyncIterator[int]:
 def start_service(config: Path, path: Path) -> subprocess.Popen[bytes]:
     """`loopforge serve`, which says nothing but errors."""
     command = [sys.executable, "-P", "-m", "loopforge.runtime", "serve", "--config", str(config), "--socket", str(path)]
-    return subprocess.Popen([*command, "--log-level", "error"], env=dict(os.environ), stdin=subprocess.DEVNULL)
+    home = os.environ | {"LOOPFORGE_HOME": str(path.parent)}  # its journal, too, goes with the folder
+    return subprocess.Popen([*command, "--log-level", "error"], env=home, stdin=subprocess.DEVNULL)
 
 
 async def wait_listening(path: Path) -> None:
@@ -182,8 +183,10 @@ async def wait_listening(path: Path) -> None:
                     return
 
 
-def config_text(providers: Mapping[str, Provider], routes: Mapping[str, str], urls: Mapping[str, str]) -> str:
-    lines = []
+def config_text(
+    providers: Mapping[str, Provider], routes: Mapping[str, str], urls: Mapping[str, str], *, journal: bool = True
+) -> str:
+    lines = ["[runtime]", f"journal = {_toml(journal)}"]
     for name, provider in providers.items():
         lines += [f"[providers.{name}]", 'kind = "openai_compatible"', f'base_url = "{urls[name]}"']
         lines += ['api_key_env = ""', 'default_model = "m"', 'vendor = "generic"']

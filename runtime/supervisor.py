@@ -73,6 +73,8 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self.dispatcher = Dispatcher(self.config, journal=self.journal, jitter=self.jitter)
+        if self.journal is not None:
+            self.journal.around = self.dispatcher.outbox
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep every desk until cancelled; then the workers are stopped in reverse order of their start."""

@@ -115,6 +115,7 @@ class Asked:
 @click.pass_context
 def ask(  # noqa: PLR0917 - click passes them by name
     context: click.Context,
+    /,
     live: bool,
     show_thinking: bool,
     as_json: bool,

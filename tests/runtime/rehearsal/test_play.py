@@ -28,7 +28,7 @@ from loopforge.runtime.rehearsal.figures import Ledger, figures
 from loopforge.runtime.rehearsal.play import READY_S, Player, incidents_between, note
 from loopforge.runtime.rehearsal.workload import Arrival, KindLoad, schedule
 from tests.fakes.worker import Break, FakeWorkers, Finish, Say, Script, Wait
-from tests.runtime.core import Core, config, open_core, provider
+from tests.runtime.core import Core, config, disconnect, open_core, provider
 
 
 def turns(count: int, kind: str = "planning", at_s: float = 0.0) -> list[Arrival]:
@@ -138,7 +138,7 @@ async def test_a_turn_whose_connection_breaks_has_no_outcome_and_is_lost(autojum
         async with trio.open_nursery() as nursery:
             await player.post_all(turns(2), nursery)
             await trio.sleep(1)
-            await player.runtime._channel.aclose()
+            await disconnect(player.runtime)
             await player.settle(60)
         assert trio.current_time() - start < 2
     summary = figures(player.ledger.entries)
