@@ -154,7 +154,8 @@ class StoredTurn:
     """A turn as the journal knows it. Members up to `deadline` are those of its Accept.
 
     `attempt`: the last one that was sent, None when none ever was; `attempts`: how many were. `body`: the request,
-    only in Recovered, b"" elsewhere. `ending`: with its bytes in Known and Found, without them (b"") in Listing.
+    only in Recovered and when Show asks for it, b"" elsewhere. `ending`: with its bytes in Known and Found, without
+    them (b"") in Listing.
     `lost`: the attempts before the last, only in an answer to Show.
     """
 
@@ -324,7 +325,7 @@ class Parked(Operation[Written]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish(Operation[Written | Deferred]):
-    """The one outcome of a turn; its request is dropped. Members as in Ending.
+    """The one outcome of a turn. Members as in Ending. A turn that is done loses its request now, another with it all.
 
     `spent`: what the last attempt cost, and whose turn it was: it counts the turn even when it counts no attempt.
     """
@@ -348,9 +349,10 @@ class Lookup(Operation[Found]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Show(Operation[Found]):
-    """As Lookup, and the attempts that were lost."""
+    """As Lookup, and the attempts that were lost. `with_body`: and the request, b"" of a turn that is done."""
 
     id: str
+    with_body: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,10 @@ FIRST = (
     """,
 )
 
-STEPS: tuple[Sequence[str], ...] = (FIRST,)
+KEEP_REQUESTS = ("ALTER TABLE outcomes ADD COLUMN request BLOB",)
+"""Of a turn that failed or was cancelled, to try it again. Not in requests: the live are looked for there."""
+
+STEPS: tuple[Sequence[str], ...] = (FIRST, KEEP_REQUESTS)
 """Step n makes version n + 1 of version n; version 0 is an empty file. Append only: files of every version exist."""
 
 VERSION = len(STEPS)

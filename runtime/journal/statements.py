@@ -108,7 +108,10 @@ def parked_row(operation: Parked) -> Row:
 
 
 UPDATE_ENDED = f"UPDATE turns SET state = ?, ended_at = ?, {_UNPARK} WHERE id = ? AND {_IS_LIVE}"
-INSERT_OUTCOME = "INSERT INTO outcomes SELECT number, ?, ?, ?, ? FROM turns WHERE id = ?"
+INSERT_OUTCOME = (
+    "INSERT INTO outcomes SELECT number, ?, ?, ?, ?, "
+    "CASE WHEN ? THEN (SELECT body FROM requests WHERE requests.number = turns.number) END FROM turns WHERE id = ?"
+)
 DELETE_REQUEST = "DELETE FROM requests WHERE number = (SELECT number FROM turns WHERE id = ?)"
 
 
@@ -116,8 +119,10 @@ def ended_row(operation: Finish) -> Row:
     return _NUMBERS[operation.state], operation.ended_at, operation.id
 
 
-def outcome_row(operation: Finish) -> Row:
-    return operation.attempt, operation.seq, operation.header, operation.body, operation.id
+def outcome_row(operation: Finish, *, room: bool = True) -> Row:
+    """`room`: without it no request is kept."""
+    keeps_request = room and operation.state != "done"
+    return operation.attempt, operation.seq, operation.header, operation.body, keeps_request, operation.id
 
 
 _SUMS = ("turns", "failed", "cancelled", "attempts", "input", "output", "cache_read", "cache_write", "reasoning")
@@ -182,6 +187,10 @@ _LIVE_TURNS = "requests CROSS JOIN turns USING (number)"  # SQLite keeps this or
 SELECT_TURN = f"{_TURN}, header, outcomes.body FROM turns LEFT JOIN outcomes USING (number) WHERE id = ?"
 SELECT_LIVE = (
     f"{_TURN}, NULL, NULL, requests.body FROM {_LIVE_TURNS} LEFT JOIN outcomes USING (number) ORDER BY requests.number"
+)
+SELECT_REQUEST = (
+    "SELECT coalesce((SELECT body FROM requests WHERE number = ?1), "
+    "(SELECT request FROM outcomes WHERE number = ?1), x'')"
 )
 SELECT_ATTEMPTS = (
     "SELECT number, provider, model, since, error, ambiguous, ended_at, input, output FROM attempts WHERE turn = ? "

@@ -231,7 +231,7 @@ class Store:
             case Lookup():
                 return Found(self._find(operation.id))
             case Show():
-                return Found(self._find(operation.id, with_attempts=True))
+                return Found(self._find(operation.id, with_attempts=True, with_body=operation.with_body))
             case List():
                 return self._list(operation)
             case Usage():
@@ -264,17 +264,20 @@ class Store:
     def _finish(self, operation: Finish) -> Written:
         if not self._execute(sql.UPDATE_ENDED, sql.ended_row(operation)):
             return _UNCHANGED
-        self._execute(sql.INSERT_OUTCOME, sql.outcome_row(operation))
+        self._execute(sql.INSERT_OUTCOME, sql.outcome_row(operation, room=not self.shortage.active))
         self._execute(sql.DELETE_REQUEST, (operation.id,))
         self.connection.executemany(sql.ADD_USAGE, sql.usage_rows([operation]))
         return _CHANGED
 
-    def _find(self, turn_id: str, *, with_attempts: bool = False) -> StoredTurn | None:
+    def _find(self, turn_id: str, *, with_attempts: bool = False, with_body: bool = False) -> StoredTurn | None:
         row = self.connection.execute(sql.SELECT_TURN, (turn_id,)).fetchone()
         if row is None:
             return None
         lost = self.connection.execute(sql.SELECT_ATTEMPTS, (row[0],)).fetchall() if with_attempts else ()
-        return self._as_owed(sql.stored_turn(row, lost=lost))
+        turn = sql.stored_turn(row, lost=lost)
+        if with_body:
+            turn = replace(turn, body=self.connection.execute(sql.SELECT_REQUEST, (row[0],)).fetchone()[0])
+        return self._as_owed(turn)
 
     def _list(self, query: List) -> Listing:
         last = self._next_number - 1

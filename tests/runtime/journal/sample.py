@@ -117,7 +117,7 @@ def do(store: Store, *operations: Operation[Any], now: float = 0.0) -> list[Any]
 def everything(store: Store) -> tuple[object, ...]:
     """All a store can tell, to compare it with another."""
     [listing, recovered, usage] = do(store, List(limit=10_000), Recover(), Usage(by=USAGE_KEYS))
-    shown = do(store, *(Show(id=turn.id) for turn in listing.turns)) if listing.turns else []
+    shown = do(store, *(Show(id=turn.id, with_body=True) for turn in listing.turns)) if listing.turns else []
     return (listing, recovered, usage, tuple(shown))
 
 
@@ -145,7 +145,8 @@ class Model:
         assert isinstance(operation, Running | AttemptEnded | Parked | Finish | Lookup | Show)
         turn = self.turns.get(operation.id)
         if isinstance(operation, Lookup | Show):
-            return Found(None if turn is None else _shown(turn, with_lost=isinstance(operation, Show)))
+            shown = isinstance(operation, Show), isinstance(operation, Show) and operation.with_body
+            return Found(None if turn is None else _shown(turn, *shown))
         if turn is None or turn.state in END_STATES:
             return Written(changed=False)
         self.turns[turn.id] = self._changed(turn, operation)
@@ -171,7 +172,8 @@ class Model:
         if operation.spent is not None:
             self._add(operation.spent, operation.ended_at, operation.state if isinstance(operation, Finish) else "")
         if isinstance(operation, Finish):
-            return replace(turn, state=operation.state, ending=ending(operation), park=None, body=b"")
+            body = b"" if operation.state == "done" else turn.body
+            return replace(turn, state=operation.state, ending=ending(operation), park=None, body=body)
         tokens = (0, 0) if operation.spent is None else (operation.spent.input, operation.spent.output)
         gone = LostAttempt(
             attempt=operation.attempt,
@@ -219,8 +221,8 @@ _ACCEPT_MEMBERS = (
 )
 
 
-def _shown(turn: StoredTurn, *, with_lost: bool = False) -> StoredTurn:
-    return replace(turn, body=b"", lost=turn.lost if with_lost else ())
+def _shown(turn: StoredTurn, with_lost: bool = False, with_body: bool = False) -> StoredTurn:
+    return replace(turn, body=turn.body if with_body else b"", lost=turn.lost if with_lost else ())
 
 
 def ending(operation: Finish) -> Ending:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loopforge.runtime.journal.operations import List, Purge, Recover, Usage
+from loopforge.runtime.journal.operations import List, Purge, Recover, Show, Usage
 from loopforge.runtime.journal.retention import (
     SPARE_PAGES,
     STEP_LOOKS,
@@ -46,6 +46,19 @@ def test_turns_leave_when_they_have_been_over_for_long_enough(tmp_path: Path) ->
         assert store.connection.execute("SELECT count(*) FROM attempts").fetchone() == (0,)
         [table] = do(store, Usage(by=("kind",)))
         assert [(row.turns, row.attempts) for row in table.rows] == [(2, 3)]
+
+
+def test_requests_kept_for_another_try_count_and_leave_with_their_turns(tmp_path: Path) -> None:
+    with open_store(tmp_path / "journal.db") as store:
+        do(store, *(accept(name, body=bytes(300_000)) for name in ("failed", "cancelled", "done")))
+        do(store, finish("failed", "failed"), finish("cancelled", "cancelled"), finish("done"))
+        assert 600_000 < used_bytes(store) < 800_000
+        shown = do(store, *(Show(id=name, with_body=True) for name in ("failed", "cancelled", "done")))
+        assert [len(found.turn.body) for found in shown] == [300_000, 300_000, 0]
+        assert do(store, Show(id="failed"))[0].turn.body == b""
+        settle(Retention(max_bytes=500_000), store, T0)
+        assert used_bytes(store) < 100_000
+        assert names(store) == set()
 
 
 def test_the_oldest_leave_when_the_file_is_too_large(tmp_path: Path) -> None:

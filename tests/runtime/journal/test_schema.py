@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loopforge.runtime.journal.files import UnusableJournal, open_database
-from loopforge.runtime.journal.operations import Accepted
+from loopforge.runtime.journal.operations import Accepted, Show
 from loopforge.runtime.journal.schema import APPLICATION_ID, STEPS, VERSION, NotOurs, migrate
 from tests.runtime.journal.sample import accept, do, everything, finish, lost, open_store
 
@@ -56,6 +56,22 @@ def test_a_journal_of_this_version_takes_the_steps_to_a_later_one_with_its_turns
             ("b", "blue"),
         ]
         assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (1,)
+
+
+def test_a_journal_of_the_first_version_keeps_its_outcomes_and_keeps_requests_from_now_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    with opened(path) as connection:
+        assert migrate(connection, STEPS[:1]) == 0
+        connection.execute(
+            "INSERT INTO turns VALUES (1, 'old', x'01', 'coding', '', 'normal', '', '', x'90', 9, 1, 1, 5.0, 9.0, 4, "
+            "7.0, 1, 'ollama', 'm', 6.0, NULL, NULL, NULL)"
+        )
+        connection.execute("INSERT INTO outcomes VALUES (1, 1, 3, x'80', x'')")
+    with open_store(path) as store:
+        do(store, accept("new"), finish("new", "failed"))
+        old, new = do(store, Show(id="old", with_body=True), Show(id="new", with_body=True))
+    assert (old.turn.state, old.turn.ending.header, old.turn.body) == ("failed", b"\x80", b"")
+    assert (new.turn.state, new.turn.body) == ("failed", b"the request of new")
 
 
 def test_a_step_that_fails_leaves_the_file_as_the_one_before_made_it(tmp_path: Path) -> None:

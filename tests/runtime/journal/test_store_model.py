@@ -67,7 +67,7 @@ WRITES = st.one_of(
 )
 READS = st.one_of(
     st.builds(Lookup, id=IDS),
-    st.builds(Show, id=IDS),
+    st.builds(Show, id=IDS, with_body=st.booleans()),
     st.just(Recover()),
     st.builds(Usage, by=st.lists(st.sampled_from(USAGE_KEYS), min_size=1, unique=True).map(tuple)),
 )
@@ -90,7 +90,8 @@ def test_the_store_answers_as_a_dict_would_however_operations_are_grouped(
                 store = stack.enter_context(open_store(path))
             else:
                 assert do(store, *group) == play(model, group)
-        final: list[Operation[Any]] = [Recover(), Usage(by=USAGE_KEYS), *(Show(id=turn_id) for turn_id in model.turns)]
+        shows = [Show(id=turn_id, with_body=True) for turn_id in model.turns]
+        final: list[Operation[Any]] = [Recover(), Usage(by=USAGE_KEYS), *shows]
         assert do(store, *final) == play(model, final)
 
 
