@@ -44,14 +44,16 @@ class Request:
 class FakeAws:
     """`lives`: how long credentials are good that are given out. `given`: keys given so far, by number.
 
-    `asked`: the path of each request. `refuses`: services that say no. `sso_token`: what an SSO request must bring;
-    `refreshed_token`: what refreshing one gives. `expired`: keys that Bedrock takes for outdated.
+    `asked`: the path of each request; `turns`: those to Bedrock that were signed well. `refuses`: services that say no.
+    `sso_token`: what an SSO request must bring; `refreshed_token`: what refreshing one gives. `expired`: keys that
+    Bedrock takes for outdated.
     """
 
     port: int = 0
     lives: timedelta = timedelta(hours=6)
     given: int = 0
     asked: list[str] = field(default_factory=list)
+    turns: list[Request] = field(default_factory=list)
     refuses: set[str] = field(default_factory=set)
     sso_token: str = "sso-token"
     refreshed_token: str = "sso-token-2"
@@ -140,6 +142,7 @@ class FakeAws:
             expired = "The security token included in the request is expired"
             return 403, json.dumps({"message": expired, "__type": "ExpiredTokenException"})
         self.signed_by.append(signer)
+        self.turns.append(request)
         return 200, json.dumps(ANSWER)
 
 

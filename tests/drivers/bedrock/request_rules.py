@@ -80,8 +80,14 @@ def _input_shape() -> Shape:
 
 def _of_service_model(body: Json, model: str) -> list[str]:
     """What botocore says of the body as parameters of its own client."""
-    report = ParamValidator().validate({**_parameters(body, _input_shape()), "modelId": model}, _input_shape())
+    report = ParamValidator().validate({**sdk_parameters(body), "modelId": model}, _input_shape())
     return [report.generate_report()] if report.has_errors() else []
+
+
+def sdk_parameters(body: Json) -> Json:
+    """A body as the parameters of botocore's `converse`."""
+    found: Json = _parameters(body, _input_shape())
+    return found
 
 
 def _parameters(value: Any, shape: Any) -> Any:
