@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeAlias
 
 import trio
@@ -22,13 +23,14 @@ from loopforge.runtime.floor import HELD_FOR_CLIENT, HELD_FOR_QUOTA, Floor
 from loopforge.runtime.journal.memory import MemoryJournal
 from loopforge.runtime.journal.operations import (
     Accepted,
+    Found,
     Journal,
     Known,
     StoredTurn,
 )
 from loopforge.runtime.ledger import MAX_SEQ, Ledger, outcome_frame
 from loopforge.runtime.outbox import Outbox
-from loopforge.runtime.queries import answer_of, operation_of
+from loopforge.runtime.queries import RETRY, answer_of, operation_of
 from loopforge.runtime.records import Asked, ClientLink, Desk, Phase, TurnRecord, Watcher
 from loopforge.runtime.refusals import MAX_TEXT, check_number, error_frame, read_lane, unknown_turn
 from loopforge.runtime.reload import Changes, compare
@@ -396,7 +398,7 @@ class Dispatcher:
         self.reload(lambda outcome: client.send(encode(FrameType.RELOAD, frame.turn, body=pack(outcome))))
 
     def query(self, client: ClientLink, frame: Frame) -> None:
-        """QUERY of a client: what the journal knows, as plain values (queries.py)."""
+        """QUERY of a client: what the journal knows, as plain values, or ACCEPTED for another try (queries.py)."""
 
         def answer(result: object) -> None:
             if isinstance(result, JournalFailed):
@@ -404,16 +406,37 @@ class Dispatcher:
             else:
                 client.send(encode(FrameType.QUERY, frame.turn, body=pack(answer_of(result))))
 
+        then: Callable[[Any], None] = answer
         try:
-            operation = operation_of(unpack_header(frame.header))
+            header = unpack_header(frame.header)
+            operation = operation_of(header)
+            if header["what"] == RETRY:
+                check_number(client, frame)
+                then = partial(self._retry, header["id"], Watcher(client, frame.turn, quiet=True))
         except (Malformed, TypeError, ValueError) as exc:
             client.send(error_frame(frame.turn, BadTurn(what=f"malformed query: {exc}")))
+            return
+        except TurnError as exc:
+            client.send(error_frame(frame.turn, exc))
             return
         if self.ledger.journal.durability != "disk":
             off = "turns are kept in memory only: the journal is off"
             client.send(error_frame(frame.turn, JournalFailed(what=off, action="set journal = true in [runtime]")))
             return
-        self.ledger.journal.post(operation, answer)
+        self.ledger.journal.post(operation, then)
+
+    def _retry(self, turn_id: str, watcher: Watcher, result: Found | JournalFailed) -> None:
+        """Post a turn that failed or was cancelled once more, as it was: detached, for its client has left it."""
+        try:
+            if isinstance(result, JournalFailed):
+                raise result
+            if result.turn is None:
+                raise unknown_turn(turn_id)
+            if self.ledger.get(turn_id) is not None:  # a client posted it while the journal was asked
+                raise _not_again("it is under way", "follow it with 'loopforge turns tail'")
+            self._admit(_header_of_retry(result.turn), result.turn.body, watcher)
+        except TurnError as exc:
+            watcher.client.send(error_frame(watcher.number, exc))
 
     def status(self) -> dict[str, Any]:
         """What `loopforge status` shows, as plain values: see status.py."""
@@ -447,6 +470,22 @@ def _header_of(turn: StoredTurn) -> SubmitHeader:
         "detached": turn.detached,
         "resend_safe": turn.resend_safe,
     }
+
+
+def _header_of_retry(turn: StoredTurn) -> SubmitHeader:
+    """With as much time as it had the first time. Raises BadTurn for a turn that cannot be tried again."""
+    if turn.ending is None:
+        raise _not_again("it is under way", "follow it with 'loopforge turns tail'")
+    if turn.state == "done":
+        raise _not_again("it is done", "read its reply with 'loopforge turns show --text'")
+    if not turn.body:
+        raise _not_again("its request is not kept any more", "post it anew")
+    remaining_ms = int((turn.deadline - turn.accepted_at) * 1000)
+    return {**_header_of(turn), "remaining_ms": remaining_ms, "detached": True, "retry": True}
+
+
+def _not_again(why: str, action: str) -> BadTurn:
+    return BadTurn(what=f"this turn cannot be tried again: {why}", action=action)
 
 
 def _check_names(header: SubmitHeader) -> None:

@@ -2,6 +2,8 @@
 
 The header: {"what": "turns" | "turn" | "usage" | "purge"} and the members of List, Show, Usage or Purge in
 journal/operations.py. The answer is what that operation answers with, as plain values: dataclasses become maps.
+
+{"what": "retry", "id": ID} tries a turn again that failed or was cancelled: ACCEPTED or ERROR answers (dispatch.py).
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from typing import Any
 from loopforge.runtime.journal.operations import List, Operation, Purge, Show, Usage
 from loopforge.workers.packing import from_plain, to_plain
 
-QUERIES: dict[str, type[Operation[Any]]] = {"turns": List, "turn": Show, "usage": Usage, "purge": Purge}
+RETRY = "retry"
+QUERIES: dict[str, type[Operation[Any]]] = {"turns": List, "turn": Show, "usage": Usage, "purge": Purge, RETRY: Show}
 
 
 def operation_of(header: dict[str, Any]) -> Operation[Any]:
@@ -20,6 +23,8 @@ def operation_of(header: dict[str, Any]) -> Operation[Any]:
     what = str(members.pop("what", ""))
     if what not in QUERIES:
         raise ValueError(f"{what[:40]!r} is none of {', '.join(QUERIES)}")
+    if what == RETRY:
+        members["with_body"] = True
     return from_plain(QUERIES[what], members)
 
 
