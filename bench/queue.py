@@ -1,9 +1,12 @@
 """What one decision of the task queue costs while 100 to 100,000 turns wait, and what it costs to keep a frame.
 
-Microseconds a turn: offered; assigned and released, 64 at a time; cancelled in random order; expired. The turns are of
-all three lanes and of a tenth as many sessions, each with its own deadline. The longest single cancel is the one that
-sweeps out stale deadlines. Then microseconds a frame of 120 bytes: in a ring with room, in a ring that drops an old
-frame for each new one, with the whole pool full, and against a list that keeps everything.
+Microseconds a turn: offered; assigned and released, 64 at a time; the same with requests and tokens a minute counted,
+corrected after each turn and never used up; the same behind a breaker that shut every other model's gate and opens it
+again; cancelled in random order; expired. The turns are of all three lanes and of a tenth as many sessions, each with
+its own deadline. The longest single cancel is the one that sweeps out stale deadlines. Then one look at a queue whose
+minute is used up, which is what every change costs until the minute is over; then microseconds a frame of 120 bytes:
+in a ring with room, in a ring that drops an old frame for each new one, with the whole pool full, and against a list
+that keeps everything.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from time import perf_counter
 from bench.report import Report, interleaved, medians, open_report, options_parser, parse_options
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import LANES
+from loopforge.runtime.breakers import Gate
 from loopforge.runtime.kept import FRAME_OVERHEAD_BYTES, KeptFramesPool
 from loopforge.runtime.taskqueue import Item, TaskQueue
 
@@ -28,8 +32,15 @@ LEAST_TURNS = 20_000
 
 SLOTS = 64
 LAST_DEADLINE = 3_000.0
+MODELS = ("one", "other")
 SECONDS_A_CALL = 0.01
 """Virtual time between two calls of assign: lanes age within a run, as they do in life."""
+PLENTY = 1_000_000_000
+"""A limit a minute that is counted and never reached."""
+MINUTE_REQUESTS = 6_000
+"""Of the minute that is used up: 64 turns of 0.6 s each, all the time."""
+LOOKS = 20_000
+QUICK_LOOKS = 1_000
 
 FRAME = bytes(120)
 FRAMES = 200_000
@@ -45,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # as in every process of the runtime
         _bench_queue(report, QUICK_SIZES if options.quick else SIZES, options.rounds)
+        _bench_used_up(report, QUICK_LOOKS if options.quick else LOOKS, options.rounds)
         _bench_kept(report, QUICK_FRAMES if options.quick else FRAMES, options.rounds)
 
 
@@ -52,10 +64,18 @@ def _bench_queue(report: Report, sizes: Sequence[int], rounds: int) -> None:
     runs = interleaved({f"{size:,}": partial(queue_figures, size) for size in sizes}, rounds)
     figures = {waiting: medians(results) for waiting, results in runs.items()}
     report.figures["queue"] = figures
-    columns = ("offer", "assign", "cancel", "expire", "longest cancel")
+    columns = ("offer", "assign", "with limits", "behind gates", "cancel", "expire", "longest cancel")
     report.table("µs a turn, by turns waiting", ["", *columns], [[w, *figures[w].values()] for w in figures])
-    if "10,000" in figures:
-        report.goal("assign with 10,000 turns waiting", figures["10,000"]["assign_us"], "<=", 10, "µs")
+    for waiting, row in figures.items():
+        report.goal(f"assign with {waiting} turns waiting", row["assign_us"], "<=", 10, "µs")
+        report.goal(f"assign with {waiting} turns waiting, limits on", row["limits_us"], "<=", 10, "µs")
+
+
+def _bench_used_up(report: Report, looks: int, rounds: int) -> None:
+    runs = interleaved({"look": partial(look_us, looks)}, rounds)
+    figures = medians([{"look_us": value} for value in runs["look"]])
+    report.figures["used up minute"] = figures
+    report.table("µs a look at a queue whose minute is used up", ["assign"], [[figures["look_us"]]])
 
 
 def _bench_kept(report: Report, frames: int, rounds: int) -> None:
@@ -85,12 +105,17 @@ def queue_figures(waiting: int) -> dict[str, float]:
     ids = [item.id for item in items]
     random.Random(waiting).shuffle(ids)
     times = max(1, LEAST_TURNS // waiting)
-    spent = dict.fromkeys(("offer_us", "assign_us", "cancel_us", "expire_us"), 0.0)
+    spent = dict.fromkeys(("offer_us", "assign_us", "limits_us", "gates_us", "cancel_us", "expire_us"), 0.0)
     longest = []
     for _ in range(times):
         queue = empty_queue(waiting)
         spent["offer_us"] += fill_s(queue, items)
         spent["assign_us"] += serve_s(queue)
+        limited = empty_queue(waiting, a_minute=PLENTY)
+        fill_s(limited, items)
+        spent["limits_us"] += serve_s(limited, correct=True)
+        fill_s(queue, items)
+        spent["gates_us"] += shut_and_serve_s(queue)
         fill_s(queue, items)
         took, worst = cancel_s(queue, ids)
         spent["cancel_us"] += took
@@ -115,12 +140,14 @@ def make_items(count: int) -> list[Item]:
             lane=next(lanes),
             size_bytes=1_000,
             deadline=rng.uniform(1_000, LAST_DEADLINE),
+            model=MODELS[number % 2],
+            tokens=1_000,
         )
         for number in range(count)
     ]
 
 
-def empty_queue(max_queued: int) -> TaskQueue:
+def empty_queue(max_queued: int, *, a_minute: int = 0) -> TaskQueue:
     return TaskQueue(
         ProviderSettings(
             name="bench",
@@ -128,6 +155,8 @@ def empty_queue(max_queued: int) -> TaskQueue:
             max_concurrency=SLOTS,
             max_queued=max_queued,
             max_queued_bytes=max_queued * 1_000,
+            requests_per_minute=a_minute,
+            tokens_per_minute=a_minute,
         )
     )
 
@@ -139,15 +168,47 @@ def fill_s(queue: TaskQueue, items: list[Item]) -> float:
     return perf_counter() - begun
 
 
-def serve_s(queue: TaskQueue) -> float:
-    """Start all that wait and end them again, as many at a time as there are slots."""
+def serve_s(queue: TaskQueue, *, correct: bool = False) -> float:
+    """Start all that wait and end them again, as many at a time as there are slots. `correct`: as usage tells."""
     now = 0.0
     begun = perf_counter()
     while len(queue):
         now += SECONDS_A_CALL
         for assignment in queue.assign(now, generation=1):
             queue.release(1, assignment.item.id)
+            if correct:
+                queue.correct(assignment.item.id, 900, 300)
     return perf_counter() - begun
+
+
+def shut_and_serve_s(queue: TaskQueue) -> float:
+    """Serve one model while the other's gate is shut, then the other."""
+    shut = {MODELS[0]: Gate(allow=0, until=LAST_DEADLINE)}
+    begun = perf_counter()
+    now = 0.0
+    while assignments := queue.assign(now, generation=1, gates=shut):
+        for assignment in assignments:
+            queue.release(1, assignment.item.id)
+        now += SECONDS_A_CALL
+    return perf_counter() - begun + serve_s(queue)
+
+
+def look_us(looks: int) -> float:
+    """Microseconds of an assign that may start nothing, with a minute of requests to look back at."""
+    queue = empty_queue(2 * MINUTE_REQUESTS, a_minute=MINUTE_REQUESTS)
+    for number in range(MINUTE_REQUESTS + 1):
+        queue.offer(Item(id=str(number), tokens=1), 0.0)
+    now = 0.0
+    while started := queue.assign(now, generation=1):
+        for assignment in started:
+            queue.release(1, assignment.item.id)
+            queue.refund(assignment.item.id)
+        now += 0.001
+    begun = perf_counter()
+    for _ in range(looks):
+        queue.assign(now, generation=1)
+        queue.next_look(now)
+    return (perf_counter() - begun) / looks * 1e6
 
 
 def cancel_s(queue: TaskQueue, ids: list[str]) -> tuple[float, float]:

@@ -102,10 +102,11 @@ class TurnLane:
 
     def peek(self) -> Waiting | None:
         """The next turn."""
-        if self.returned:
-            return next(iter(self.returned.values()))
-        if self.sessions:
-            return next(iter(next(iter(self.sessions.values())).values()))
+        for waiting in self.returned.values():
+            return waiting
+        for session in self.sessions.values():
+            for waiting in session.values():
+                return waiting
         return None
 
     def pop(self) -> Waiting:
@@ -273,7 +274,7 @@ class Alone:
             waiting.place = self
         self._turns = _in_order([*self._turns.values(), *turns])
 
-    def first(self) -> Waiting | None:
+    def peek(self) -> Waiting | None:
         return next(iter(self._turns.values()), None)
 
     def remove(self, waiting: Waiting) -> None:

@@ -49,11 +49,8 @@ class Rates:
         self._by_turn: dict[str, _Use] = {}
         self._output_tokens = FIRST_OUTPUT_TOKENS
         self._headers_at = -math.inf
-
-    @property
-    def active(self) -> bool:
+        self.active = bool(requests_limit or tokens_limit)
         """Whether there is, or was, any limit."""
-        return bool(self.requests.limit or self.tokens.limit or self._headers_at > -math.inf)
 
     def estimate(self, prompt_tokens: int) -> int:
         """Tokens that a turn with such a prompt costs, as far as one can tell before."""
@@ -65,7 +62,10 @@ class Rates:
             return now
         self._forget(now)
         tokens = self.estimate(prompt_tokens)
-        return self._when(_View(self.requests, 1, interactive), _View(self.tokens, tokens, interactive), tokens, now)
+        requests, spent = self.requests, self.tokens
+        if requests.has_room(1, interactive) and spent.has_room(tokens, interactive):
+            return max(now, requests.held_until(1, now), spent.held_until(tokens, now))
+        return self._when(_View(requests, 1, interactive), _View(spent, tokens, interactive), tokens, now)
 
     def when_in_share(self, prompt_tokens: int, now: float) -> float:
         """The same for an interactive turn that takes nothing but what its lane alone may use. math.inf: never."""
@@ -115,7 +115,7 @@ class Rates:
         """What the headers of an answer said. `at`: when they came; what started since is not in their count."""
         if at < self._headers_at:
             return
-        self._headers_at = at
+        self._headers_at, self.active = at, True
         self._forget(now)
         since = list(takewhile(lambda use: use.at > at, reversed(self._uses)))
         self.requests.hold(limits.requests_remaining, limits.requests_reset_s, at, len(since))
@@ -180,6 +180,17 @@ class _Minute:
         self.used -= amount
         if interactive:
             self.interactive -= amount
+
+    def has_room(self, amount: int, interactive: bool) -> bool:
+        """What a _View says of this moment, without one: this is asked for every start."""
+        limit = self.limit
+        if not limit:
+            return True
+        if interactive:
+            return self.used + min(amount, limit) <= limit
+        share = self.share
+        kept = share - self.interactive
+        return self.used + max(0, kept) + min(amount, limit - share) <= limit
 
     def hold(self, left: int | None, reset_s: float | None, at: float, used_since: int) -> None:
         if left is None or reset_s is None:

@@ -208,10 +208,14 @@ class TaskQueue:
         assignments = []
         while (next_one := self._next(now)) is not None:
             waiting, item = next_one, next_one.item
-            self._take_out(waiting)
+            if item.alone:
+                self._remove(waiting)
+            else:
+                self._lanes[item.lane].pop()  # its session goes behind the others
             self._leave(waiting)
             self._slots.take(item, generation)
-            self._rates.take(item.id, item.tokens, now, interactive=item.lane == "interactive")
+            if self._rates.active:
+                self._rates.take(item.id, item.tokens, now, interactive=item.lane == "interactive")
             if self._allowed and not item.pinned:
                 self._pass_gates(item.model)
             self._starts.append(now)
@@ -312,63 +316,68 @@ class TaskQueue:
         """The turn that starts now, or None. Notes who was passed over, so it must be started."""
         if self._runs_alone:
             return None
-        if len(self._alone) and (first := self._first_alone()) is not None and self._is_alones_turn(now):
-            return self._start_alone(first, now)
-        waiting = {name: turn for name, lane in self._lanes.items() if (turn := self._peek(lane)) is not None}
+        if len(self._alone):
+            while (first := self._alone.peek()) is not None and self._is_shut(first.item):
+                self._hold(first)
+            if first is not None and self._is_alones_turn(now):
+                return self._start_alone(first, now)
+        if self._allowed:
+            for lane in self._lanes.values():
+                self._hold_shut(lane)
+        waiting = [name for name, lane in self._lanes.items() if lane.waiting]
         if not waiting:
             return None
-        interactive = "interactive" in waiting and self._slots.reserved_free > 0
-        chosen, aged = self._choose([*waiting], now) if self._slots.common_free > 0 else (None, False)
+        reserved = waiting[0] == "interactive" and self._slots.reserved_free > 0
+        common = self._slots.common_free > 0
         if not self._rates.active:
-            if interactive:
-                return waiting["interactive"]  # the others could not have had this slot: they are not passed over
-            return None if chosen is None else self._start_in_common(chosen, waiting, now)
+            if reserved:
+                return self._lanes["interactive"].peek()  # the others could not have had this slot: not passed over
+            return self._start_in_common(self._choose(waiting, now)[0], waiting, now) if common else None
+        chosen, aged = self._choose(waiting, now) if common else (None, False)
         if chosen is not None and aged and chosen != "interactive":
-            if self._is_allowed(waiting[chosen], now):
+            if self._is_allowed(self._lanes[chosen], now):
                 return self._start_in_common(chosen, waiting, now)
-            turn = waiting.get("interactive")
-            return turn if turn is not None and self._is_in_share(turn, now) else None
-        name: Lane | None = "interactive" if interactive else chosen
-        if name is None or not self._is_allowed(waiting[name], now):
+            lane = self._lanes["interactive"]
+            return lane.peek() if lane.waiting and self._is_in_share(lane, now) else None
+        name: Lane | None = "interactive" if reserved else chosen
+        if name is None or not self._is_allowed(self._lanes[name], now):
             return None
-        if self._slots.common_free > 0:
-            return self._start_in_common(name, waiting, now)
-        return waiting[name]
+        return self._start_in_common(name, waiting, now) if common else self._lanes[name].peek()
 
-    def _choose(self, lanes: list[Lane], now: float) -> tuple[Lane, bool]:
+    def _choose(self, waiting: list[Lane], now: float) -> tuple[Lane, bool]:
         """The lane that a slot which all may have goes to, and whether it is so by its age."""
-        first = min(lanes, key=lambda name: self._lanes[name].passed_over_since)  # the first when none was passed over
-        if now - self._lanes[first].passed_over_since >= PASSED_OVER_S:
-            return first, True
-        return lanes[0], False
-
-    def _start_in_common(self, chosen: Lane, waiting: Mapping[Lane, Waiting], now: float) -> Waiting:
+        chosen, since = waiting[0], math.inf
         for name in waiting:
-            if LANES.index(name) > LANES.index(chosen):
-                self._lanes[name].passed_over_since = min(self._lanes[name].passed_over_since, now)
-        self._lanes[chosen].passed_over_since = math.inf
-        return waiting[chosen]
+            if self._lanes[name].passed_over_since < since:
+                chosen, since = name, self._lanes[name].passed_over_since
+        return (chosen, True) if now - since >= PASSED_OVER_S else (waiting[0], False)
 
-    def _is_allowed(self, turn: Waiting, now: float) -> bool:
-        """By the limits a minute; when not, notes from when on."""
-        at = self._rates.when(turn.item.tokens, now, interactive=turn.item.lane == "interactive")
+    def _start_in_common(self, chosen: Lane, waiting: list[Lane], now: float) -> Waiting | None:
+        for name in waiting[waiting.index(chosen) + 1 :]:
+            if self._lanes[name].passed_over_since == math.inf:
+                self._lanes[name].passed_over_since = now
+        self._lanes[chosen].passed_over_since = math.inf
+        return self._lanes[chosen].peek()
+
+    def _is_allowed(self, turns: TurnLane | Alone, now: float) -> bool:
+        """The next of them, by the limits a minute; when not, notes from when on."""
+        first = turns.peek()
+        assert first is not None
+        at = self._rates.when(first.item.tokens, now, interactive=first.item.lane == "interactive")
         if at > now:
             self._limited_until = at
         return at <= now
 
-    def _is_in_share(self, turn: Waiting, now: float) -> bool:
-        """Beside one that waits for the limits: `turn` is interactive, and takes only what nobody else may have."""
-        at = self._rates.when_in_share(turn.item.tokens, now)
+    def _is_in_share(self, lane: TurnLane, now: float) -> bool:
+        """Beside one that waits for the limits, an interactive turn takes only what nobody else may have."""
+        first = lane.peek()
+        assert first is not None
+        at = self._rates.when_in_share(first.item.tokens, now)
         if at > now:
             self._limited_until = min(self._limited_until, at)
         return at <= now
 
     # -- turns that run alone ----------------------------------------------------------------------------------------
-
-    def _first_alone(self) -> Waiting | None:
-        while (first := self._alone.first()) is not None and self._is_shut(first.item):
-            self._hold(first)
-        return first
 
     def _is_alones_turn(self, now: float) -> bool:
         return now >= self._alone_from or not any(lane.waiting for lane in self._lanes.values())
@@ -376,7 +385,7 @@ class TaskQueue:
     def _start_alone(self, first: Waiting, now: float) -> Waiting | None:
         """None while others still run: they are not followed by any until this one has run."""
         self._stand_back_since = min(self._stand_back_since, now)
-        if self._slots.in_use or not self._is_allowed(first, now):
+        if self._slots.in_use or not self._is_allowed(self._alone, now):
             return None
         self._runs_alone = first.item.id
         return first
@@ -411,11 +420,10 @@ class TaskQueue:
             if name in self._allowed:
                 self._allowed[name] -= 1
 
-    def _peek(self, lane: TurnLane) -> Waiting | None:
-        """The lane's next turn whose gate is open; those before it are held."""
+    def _hold_shut(self, lane: TurnLane) -> None:
+        """Until the lane's next turn is one whose gate is open."""
         while (waiting := lane.peek()) is not None and self._is_shut(waiting.item):
             self._hold(waiting)
-        return waiting
 
     def _hold(self, waiting: Waiting) -> None:
         self._remove(waiting)
@@ -492,12 +500,6 @@ class TaskQueue:
         self._bytes += item.size_bytes
         self._deadlines.add(waiting, item.deadline)
         return waiting
-
-    def _take_out(self, waiting: Waiting) -> None:
-        if waiting.place is (lane := self._lanes[waiting.item.lane]) and lane.peek() is waiting:
-            lane.pop()  # so that its session goes behind the others
-        else:
-            self._remove(waiting)
 
     def _leave(self, waiting: Waiting) -> None:
         del self._waiting[waiting.item.id]
