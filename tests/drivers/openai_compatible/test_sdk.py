@@ -5,19 +5,12 @@ server on loopback that plays scripted answers and keeps the requests. The same 
 messages that come of them into the next turn: so the second request of a tool loop is compared, too. Compared as JSON
 without what means nothing (`bare`).
 
-The environment is made once and kept in the temporary folder under the lock's digest. Its wheels are those that
-scripts/check-slow fetches: tests have no network.
+The environment, and why the tests need no network: tests/drivers/sdks.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,12 +41,10 @@ from loopforge.drivers.turn import (
     user,
 )
 from tests.drivers.openai_compatible.bodies import call, chunk, sse, text, usage, whole
+from tests.drivers.sdks import run, sdk_python
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[3]
-LOCK = ROOT / "scripts" / "locks" / "sdk-openai.txt"
-WHEELS = ROOT / ".tmp" / "wheels"
 CLIENT = Path(__file__).with_name("sdk_client.py")
 
 LOOK_SCHEMA = {
@@ -263,33 +254,6 @@ def scripted_server() -> Iterator[tuple[str, dict[str, list[Asked]]]]:
         server.server_close()
 
 
-def sdk_python() -> Path:
-    """The interpreter of an environment with exactly what the lock lists, made when it is not there yet."""
-    digest = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    environment = Path(tempfile.gettempdir()) / f"loopforge-sdk-openai-{os.getuid()}-{digest}"
-    if not environment.exists():
-        if not WHEELS.is_dir():
-            pytest.fail(f"{WHEELS} is not there: run scripts/check-slow, which fetches locked wheels", pytrace=False)
-        unfinished = Path(tempfile.mkdtemp(prefix="loopforge-sdk-"))
-        run(sys.executable, "-m", "venv", "--without-pip", unfinished / "venv")
-        pip = (sys.executable, "-m", "pip", "--python", unfinished / "venv" / "bin" / "python", "--quiet", "install")
-        run(*pip, "--no-index", "--find-links", WHEELS, "--require-hashes", "--requirement", LOCK)
-        try:
-            (unfinished / "venv").rename(environment)
-        except OSError:  # another run was quicker
-            assert environment.exists()
-        shutil.rmtree(unfinished)
-    assert environment.stat().st_uid == os.getuid(), f"{environment} is somebody else's"
-    return environment / "bin" / "python"
-
-
-def run(*command: str | Path, given: str = "") -> str:
-    done = subprocess.run(command, input=given, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.fail(f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False)
-    return done.stdout
-
-
 @dataclass(frozen=True)
 class Held:
     """What the SDK sent, by conversation, and what it says of the bodies that it was given."""
@@ -300,7 +264,7 @@ class Held:
 
 @pytest.fixture(scope="module")
 def held() -> Held:
-    python = sdk_python()
+    python = sdk_python("openai")
     with scripted_server() as (base_url, asked):
         conversations = [
             {
