@@ -91,8 +91,15 @@ TAKEN = {
     ("drivers", "runtime"): set(),
     ("drivers", "workers"): set(),
 }
-# The one place a third-party library is imported at, where there must be one.
-HOMES = {"httpx2": {"drivers/transport.py"}, "pydantic_settings": set(), "httpx": set(), "requests": set()}
+# The places a third-party library is imported at, where they are counted.
+HOMES = {
+    "httpx2": {"drivers/transport.py"},
+    "aiobotocore": {"drivers/aws_chain.py"},
+    "botocore": {"drivers/aws_chain.py", "drivers/bedrock/frames.py"},
+    "pydantic_settings": set(),
+    "httpx": set(),
+    "requests": set(),
+}
 
 
 def imports_of(path: PurePosixPath) -> Iterator[str]:

@@ -257,7 +257,7 @@ prices = { "m.1" = { input = 0.1, output = 2, cache_read = 3, cache_write = 4 } 
 
 [providers.aws]
 kind = "bedrock"
-aws_bedrock = { region = "r", cross_region = "eu", profile = "p" }
+aws_bedrock = { region = "r", cross_region = "eu", profile = "p", without_prefix = ["m"], base_models = { arn = "n" } }
 
 [router.coding]
 provider = "ollama"
@@ -322,7 +322,9 @@ def test_every_key_there_is_reaches_the_values() -> None:
         "prices": {"m.1": to_plain(Price(input=0.1, output=2, cache_read=3, cache_write=4), defaults=True)},
         "aws_bedrock": None,
     }
-    assert config.providers["aws"].aws_bedrock == AwsSettings(region="r", cross_region="eu", profile="p")
+    assert config.providers["aws"].aws_bedrock == AwsSettings(
+        region="r", cross_region="eu", profile="p", without_prefix=("m",), base_models={"arn": "n"}
+    )
     assert plain["routes"]["coding"] == {
         "kind": "coding",
         "targets": [{"provider": "ollama", "model": "n"}, {"provider": "aws", "model": "x"}],

@@ -51,6 +51,12 @@ def test_every_provider_is_pointed_at_the_simulator_and_keeps_the_rest() -> None
     }
 
 
+def test_a_provider_at_aws_has_a_key_so_that_no_real_credentials_are_looked_for() -> None:
+    before = replace(configuration(), providers={"aws": settings("aws", kind="bedrock", base_url="")}, routes={})
+    staged = stage(before, {"aws": "http://127.0.0.1:4000/aws/v1"}, seconds=10).config.providers["aws"]
+    assert (staged.base_url, staged.api_key_env) == ("http://127.0.0.1:4000/aws/v1", KEY_VARIABLE)
+
+
 def test_no_provider_is_left_at_its_own_address_even_one_that_cannot_be_rehearsed() -> None:
     staged = stage(configuration(), BASE_URLS, seconds=10).config
     assert all(item.base_url.startswith("http://127.0.0.1:") for item in staged.providers.values())
