@@ -274,17 +274,20 @@ class Runtime:
     async def _reconnect(self, line: Line, error: TurnError) -> TurnError:
         """Connect again, as often as the service comes back in time. The error that ends that."""
         give_up_at = trio.current_time() + line.reconnect_s
+        lost = True
         while not isinstance(error, _FOR_GOOD) and trio.current_time() < give_up_at:
             self._end_questions(error)
-            if line.on_lost is not None:
+            if lost and line.on_lost is not None:
                 line.on_lost(error)
+            await trio.sleep(CONNECT_AGAIN_S)  # a process that dies may still take a connection
             try:
                 sock = await line.redial(give_up_at)
             except ConnectionLost:
                 break
             before = self._welcomes
             error = await self._converse(sock, self._resume)
-            if self._welcomes > before:
+            lost = self._welcomes > before
+            if lost:
                 give_up_at = trio.current_time() + line.reconnect_s
         return error
 

@@ -18,7 +18,7 @@ from loopforge.drivers.errors import TurnError, WorkerLost
 from loopforge.drivers.turn import MAX_ID_BYTES
 from loopforge.runtime.attempts import Attempts
 from loopforge.runtime.config.values import Config
-from loopforge.runtime.errors import BadTurn, DeadlineExceeded, Draining, IdConflict, JournalFailed, TooLarge
+from loopforge.runtime.errors import BadTurn, DeadlineExceeded, Draining, IdConflict, JournalFailed, QueueFull, TooLarge
 from loopforge.runtime.floor import HELD_FOR_CLIENT, HELD_FOR_QUOTA, Floor
 from loopforge.runtime.journal.memory import MemoryJournal
 from loopforge.runtime.journal.operations import (
@@ -43,6 +43,8 @@ from loopforge.workers.packing import Malformed
 QUIET = 1
 """Flag of SUBMIT and ATTACH: send this client no deltas, only what frames the turn and its outcome."""
 
+MAX_BACKLOG = 20_000
+"""Operations that wait for the journal; a disk that works takes as many in a second."""
 MAX_NAME_BYTES = 1024
 """Of what a client calls things: they come back in headers of ours, which have 64 KiB."""
 MAX_REMAINING_MS = 10 * 365 * 86_400_000
@@ -124,6 +126,8 @@ class Dispatcher:
             raise Draining
         if len(body) > self.config.runtime.max_request_mb * 2**20:
             raise TooLarge(what=f"the turn has {len(body) / 2**20:.1f} MiB")
+        if self.ledger.journal.backlog.operations > MAX_BACKLOG:
+            raise QueueFull(what="the journal's disk does not keep up", action="post the turn again in a few seconds")
         now = self.floor.clock()
         record = self._new_record(header, body, now)
         lane, tokens = record.lane, record.asked.prompt_tokens

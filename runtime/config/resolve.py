@@ -47,15 +47,7 @@ EVENT_GAP_TIMEOUT_S, LOOPBACK_EVENT_GAP_TIMEOUT_S = 60.0, 300.0
 # Keys that are read and checked, but that nothing acts on yet: what happens instead. Remove a line when that changes.
 NOT_ACTED_ON: Mapping[type[Table], Mapping[str, str]] = {
     ProviderTable: {
-        "requests_per_minute": "turns are not spaced out",
-        "tokens_per_minute": "turns are not spaced out",
         "prices": "costs are not counted",
-        "memory_limit_mb": "the worker's memory is not limited",
-        "context_window": "a turn that is too long does not look for a larger window",
-    },
-    RouteTable: {
-        "fallbacks": "after an error a turn does not move on to one; they only stand in while the provider is down",
-        "park_max_s": "a turn does not wait for a quota to reset",
     },
     HttpTable: {
         "listen": "there is no HTTP ingress",
