@@ -297,7 +297,8 @@ def _provider(name: str, table: ProviderTable) -> ProviderSettings:
     if first_event is None:
         first_event = LOOPBACK_FIRST_EVENT_TIMEOUT_S if local else FIRST_EVENT_TIMEOUT_S
     if event_gap is None:
-        event_gap = LOOPBACK_EVENT_GAP_TIMEOUT_S if local else EVENT_GAP_TIMEOUT_S
+        patient = local or table.kind == "bedrock"  # where a minute between two events has broken real streams
+        event_gap = LOOPBACK_EVENT_GAP_TIMEOUT_S if patient else EVENT_GAP_TIMEOUT_S
     reserve = table.reserve
     if reserve is None:
         reserve = 1 if concurrency >= 2 else 0

@@ -145,6 +145,7 @@ def test_a_config_of_the_original_loads_unchanged_and_its_own_tables_are_named()
     config = accepted(ORIGINAL)
     assert config.routes["coding"].targets == (Target(provider="ollama", model="qwen3:32b"),)
     assert config.providers["bedrock"].aws_bedrock == AwsSettings(region="eu-central-1")
+    assert config.providers["bedrock"].event_gap_timeout_s == 300
     assert [(warning.place, warning.line) for warning in config.warnings] == [
         ("llm", 2),
         ("security", 34),
