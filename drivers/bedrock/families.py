@@ -114,7 +114,11 @@ _ROWS: tuple[tuple[str, Family], ...] = (
     ),
     (r"mistral\.mistral-(large|small)-2", replace(MISTRAL, streamed_tools=False, images=False, profiles=False)),
     (r"mistral\.pixtral", MISTRAL),
-    (r"mistral\.", replace(MISTRAL, structured="format", profiles=False)),
+    (
+        r"mistral\.(mistral-large-3|ministral|magistral|voxtral)",
+        replace(MISTRAL, structured="format", profiles=False),
+    ),
+    (r"mistral\.", replace(MISTRAL, profiles=False)),
     (r"ai21\.jamba-instruct|ai21\.j2", Family(name="AI21", **_TEXT_ONLY)),
     (r"ai21\.", Family(name="AI21 Jamba", images=False, profiles=False)),
     (r"cohere\.command-(text|light)", Family(name="Cohere Command", **_TEXT_ONLY, system=False)),
