@@ -1,6 +1,6 @@
 """Converse as the simulator plays it: what it answers, and what it refuses in AWS's words.
 
-What AWS's own SDK makes of it: tests/drivers/bedrock/test_sdk.py.
+What AWS's own SDK makes of it: tests/drivers/bedrock/test_botocore.py.
 """
 
 from __future__ import annotations
