@@ -4,6 +4,7 @@ turn.py             what a turn is: Turn, Message, parts, deltas, events, Reply,
 errors.py           TurnError and its classes: what went wrong, and what the caller does next
 wire.py             HttpRequest, and the shapes Driver, Reader, Response, Transport, Auth
 registry.py         which kinds there are, and how to open one
+capabilities.py     what a provider's model can carry, told by the profiles that requests are written by
 run.py              driver + transport -> deltas: sends one turn
 fold.py             deltas -> the assistant's message and what a Reply needs
 transport.py        the only HTTP client

@@ -5,6 +5,7 @@ was seen in traffic decided the rest. Pure: no socket, clock, environment or log
 
 driver.py         one provider's settings, and what is done with them; open_driver
 profiles.py       what each gateway takes, as data
+capabilities.py   what a model can carry, told by its profile, in the shape of all kinds
 request.py        a turn -> the body: thinking, sampling, tools, structured output
 messages.py       the conversation: system text, tool calls and results, what goes back as it came
 blocks.py         text, images and documents as blocks
@@ -19,6 +20,19 @@ failure_codes.py  which code means which class
 rate_limits.py    the limit headers of this wire
 """
 
-from loopforge.drivers.anthropic.driver import Anthropic, open_driver
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopforge.drivers.anthropic.driver import Anthropic, open_driver
 
 __all__ = ["Anthropic", "open_driver"]
+
+if not TYPE_CHECKING:  # who asks for capabilities alone does not load the driver
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.driver"), name)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from loopforge.drivers.dashscope_native.draft import Draft
 from loopforge.drivers.dashscope_native.failures import Asked, explain
-from loopforge.drivers.dashscope_native.profiles import Path, Profile, find_profile
+from loopforge.drivers.dashscope_native.profiles import PATHS, Path, Profile, find_profile, path_named
 from loopforge.drivers.dashscope_native.reader import DashScopeReader
 from loopforge.drivers.dashscope_native.request import asks_for_stream, build_body, repeats, wants_echo
 from loopforge.drivers.errors import DriverError, TurnRefused
@@ -18,10 +18,6 @@ from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import Audio, Image, JsonObject, Message, ToolResult, Turn
 from loopforge.drivers.wire import HttpRequest
 
-PATHS: Final[Mapping[Path, str]] = {
-    "text": "/services/aigc/text-generation/generation",
-    "multimodal": "/services/aigc/multimodal-generation/generation",
-}
 VENDORS: Final = ("", "qwen", "generic")  # of this wire, or of a host that says nothing
 _ROOT: Final = "/api/v1"
 _OTHER_WIRES: Final[Mapping[str, str]] = {"/compatible-mode": "openai_compatible", "/apps/anthropic": "anthropic"}
@@ -106,11 +102,7 @@ class DashScopeNative:
         return Asked(provider=self.provider, model=turn.model, other_path=PATHS[other])
 
     def _path(self, turn: Turn) -> Path:
-        path = urlsplit(self.base_url).path.rstrip("/")
-        for name, ending in PATHS.items():
-            if path.endswith(ending):
-                return name
-        return _path_of(find_profile(turn.model), turn)
+        return path_named(self.base_url) or _path_of(find_profile(turn.model), turn)
 
     def _url(self, path: Path, draft: Draft) -> str:
         """base_url with the path of this wire. A query stays."""

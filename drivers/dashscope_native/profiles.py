@@ -11,11 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from loopforge.drivers.turn import Effort
 
 Path = Literal["text", "multimodal"]
 Efforts = Mapping[Effort, str]
+
+PATHS: Final[Mapping[Path, str]] = {
+    "text": "/services/aigc/text-generation/generation",
+    "multimodal": "/services/aigc/multimodal-generation/generation",
+}
 
 _HIGH_MAX: Final[Efforts] = {"low": "high", "medium": "high", "high": "max"}
 _LOW_TO_XHIGH: Final[Efforts] = {"low": "low", "medium": "medium", "high": "xhigh"}
@@ -100,3 +106,9 @@ def find_profile(model: str) -> Profile:
     """The profile of a model by its id, with or without a path in front."""
     name = model.lower().rpartition("/")[2]
     return next((profile for pattern, profile in _FAMILIES if pattern.search(name)), _UNKNOWN)
+
+
+def path_named(base_url: str) -> Path | None:
+    """The path that a base_url names already: it decides for all models."""
+    path = urlsplit(base_url).path.rstrip("/")
+    return next((name for name, ending in PATHS.items() if path.endswith(ending)), None)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 Level = Literal["minimal", "low", "medium", "high"]
+MAX_STOPS: Final = 5
 _ALL_LEVELS: Final[tuple[Level, ...]] = ("minimal", "low", "medium", "high")
 
 

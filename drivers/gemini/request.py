@@ -13,13 +13,12 @@ from typing import Any, Final, Literal
 from loopforge.drivers.gemini.contents import NAME, build_contents
 from loopforge.drivers.gemini.draft import Draft
 from loopforge.drivers.gemini.parts import text_part
-from loopforge.drivers.gemini.profiles import Level, Profile
+from loopforge.drivers.gemini.profiles import MAX_STOPS, Level, Profile
 from loopforge.drivers.gemini.schemas import CannotExpressError, as_subset, has_no_members
 from loopforge.drivers.json_values import merge, to_json
 from loopforge.drivers.schemas import as_parameters
 from loopforge.drivers.turn import Effort, JsonObject, JsonSchema, NamedTool, Tool, Turn
 
-MAX_STOPS: Final = 5
 _BUDGETS: Mapping[Effort, int] = {"low": 1024, "medium": 8192, "high": 24_576}
 _DYNAMIC: Final = -1  # as much thinking as the model sees fit
 _INT32 = range(-(2**31), 2**31)

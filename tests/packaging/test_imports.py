@@ -59,7 +59,7 @@ def test_importing_a_package_loads_nothing_else(package: str) -> None:
         # The commands that only ask the service: a blocking socket is enough.
         ("loopforge.runtime.blocking", {"trio", "httpx2", "h11", "pydantic", "tomli", "tomlkit", "click", "rich"}),
         # Readers and request builders are pure.
-        ("loopforge.drivers.openai_compatible", {"trio", "httpx2", "h11", "pydantic"}),
+        ("loopforge.drivers.openai_compatible.driver", {"trio", "httpx2", "h11", "pydantic"}),
     ],
 )
 def test_a_module_loads_no_library_that_its_process_can_do_without(module: str, never: set[str]) -> None:
