@@ -70,7 +70,6 @@ JITTER_SHARE = 0.5  # of a back-off: "equal jitter", as in restarts.py
 SPREAD_SHARE, MAX_SPREAD_S = 0.1, 1.0
 PARK_MARGIN_S = 1.0  # a provider's clock is not ours; a moment early costs another attempt
 SUSPECT_AFTER_LOSSES = 2
-RESENDS_AFTER_LOSS = 1  # used while a caller shows no options, see _decide_blindly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +171,7 @@ class Failure:
     relayed: bool
     resend_safe: bool
     deadline: float
-    options: tuple[Option, ...] = ()
+    options: tuple[Option, ...]
     current: int = 0
     tries: tuple[Try, ...] = ()
     size: int = 0
@@ -230,8 +229,6 @@ def decide(failure: Failure, now: float, *, jitter: float = 0.0) -> Decision:
 
     Never a resend at or past the deadline, nor beyond `max_attempts`.
     """
-    if not failure.options:
-        return _decide_blindly(failure, now)
     rule, restarted = rule_for(failure.error), failure.relayed
     if isinstance(failure.error, WorkerLost) and _is_poison(failure):
         return GiveUp(error=_poison(failure))
@@ -270,15 +267,6 @@ def leave_closed(failure: Failure, now: float) -> SendTo | None:
         return None
     chosen = next((way for way in open_ways if way.option.idle), open_ways[0])
     return SendTo(chosen.index, now, _warning(failure))
-
-
-def _decide_blindly(failure: Failure, now: float) -> Decision:
-    """For a caller that shows no options: one resend of a silent loss."""
-    lost = isinstance(failure.error, WorkerLost) and failure.resend_safe and not failure.relayed
-    may_go_on = failure.attempt < failure.max_attempts and now < failure.deadline
-    if lost and may_go_on and failure.attempt <= RESENDS_AFTER_LOSS:
-        return ResendSame(at=now)
-    return GiveUp(error=failure.error)
 
 
 def _may_go_on(failure: Failure, rule: Rule, now: float) -> bool:

@@ -201,7 +201,7 @@ class TaskQueue:
         self._set_overdue_aside(now)
         self._limited_until = -math.inf
         self._mark_end_of_alone(now)
-        self._use_gates(gates)
+        tried = self._use_gates(gates)
         for waiting in self._later.pop_until(now):
             self._lanes[waiting.item.lane].aside -= 1
             self._place(waiting)
@@ -220,6 +220,9 @@ class TaskQueue:
                 self._pass_gates(item.model)
             self._starts.append(now)
             assignments.append(Assignment(item=item, generation=generation, waited_s=now - waiting.since))
+        for waiting in tried:
+            if waiting.place not in (None, self._held):  # another one probes, or none can: next time it is chosen anew
+                self._hold(waiting)
         return assignments
 
     def expire(self, now: float) -> list[Item]:
@@ -399,15 +402,21 @@ class TaskQueue:
 
     # -- gates -------------------------------------------------------------------------------------------------------
 
-    def _use_gates(self, gates: Mapping[str, Gate]) -> None:
-        """Let turns back into their lanes whose gate is open again: all, or as many of each lane as may probe."""
+    def _use_gates(self, gates: Mapping[str, Gate]) -> list[Waiting]:
+        """Let turns back into their lanes whose gate is open again; of those that may only probe as many of each lane.
+
+        Returns the latter.
+        """
         self._gates = gates
         self._allowed = {model: gate.allow for model, gate in gates.items()}
+        tried = []
         for model in self._held.models() if len(self._held) else ():
             if most := self._most(model):
                 for name, lane in self._lanes.items():
                     if turns := self._held.take(model, name, most):
                         self._restore(lane, turns)
+                        tried += turns if most < math.inf else []
+        return tried
 
     def _most(self, model: str) -> float:
         return min(self._allowed.get(EVERY_MODEL, math.inf), self._allowed.get(model, math.inf))

@@ -507,20 +507,3 @@ def test_a_turn_that_leaves_because_of_what_a_person_has_to_mend_carries_a_warni
     moved = leave_closed(waiting((replace(HOME, closed_until=NOW + 60, closed_by=by), THIRD), by), NOW)
     assert moved is not None
     assert "the provider rejected the API key" in moved.warning
-
-
-# -- a caller that shows no options ----------------------------------------------------------------------------------
-
-
-def test_without_options_only_a_first_silent_loss_is_resent() -> None:
-    error = WorkerLost("home")
-    blind = Failure(error=error, attempt=1, max_attempts=4, relayed=False, resend_safe=True, deadline=NOW + 60)
-    assert decide(blind, NOW) == ResendSame(at=NOW)
-    for spoilt in (
-        replace(blind, relayed=True),
-        replace(blind, resend_safe=False),
-        replace(blind, attempt=2),
-        replace(blind, deadline=NOW),
-        replace(blind, error=RateLimited()),
-    ):
-        assert decide(spoilt, NOW) == GiveUp(error=spoilt.error)

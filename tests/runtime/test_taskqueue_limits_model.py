@@ -417,4 +417,4 @@ class ManyStepsMachine(LimitsMachine):
 TestLimits = LimitsMachine.TestCase
 TestLimits.settings = hypothesis_settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestOneHundredThousandSteps = pytest.mark.slow(ManyStepsMachine.TestCase)
-TestOneHundredThousandSteps.settings = hypothesis_settings(max_examples=1000, stateful_step_count=100, deadline=None)
+TestOneHundredThousandSteps.settings = hypothesis_settings(max_examples=1300, stateful_step_count=100, deadline=None)
