@@ -129,7 +129,7 @@ class Runtime:
         try:
             first = await inbox.get()
         except trio.Cancelled:  # nobody will ask for it: whether it was accepted is not known
-            self._leave(number, turn)
+            self._leave(number, cancel=True)
             raise
         if first.type != FrameType.ACCEPTED:
             raise TurnError.from_fields(unpack_header(first.header)["fields"])
@@ -162,7 +162,7 @@ class Runtime:
         try:
             yield EventStream(turn_id, opened.inbox)
         finally:
-            self._forget(number)
+            self._leave(number, cancel=False)
 
     async def cancel(self, turn_id: str, why: str = "") -> bool:
         """Cancel a turn by its id, whoever posted it. False when it had ended already. Raises UnknownTurn."""
@@ -186,16 +186,13 @@ class Runtime:
         try:
             yield events
         finally:
-            if events.ended:
-                self._forget(number)
-            else:
-                self._leave(number, turn)
+            self._leave(number, cancel=True)
 
-    def _leave(self, number: int, turn: Turn) -> None:
-        self._forget(number)
-        if not turn.detached:
+    def _leave(self, number: int, *, cancel: bool) -> None:
+        """Follow this turn no longer; with `cancel` it ends, too, unless it is detached or somebody else follows it."""
+        if self._open.pop(number, None) is not None:
             with contextlib.suppress(TurnError):
-                self._send(encode(FrameType.CANCEL, number, header=pack({"why": "its client left the turn"})))
+                self._send(encode(FrameType.LEAVE, number, header=pack({"cancel": cancel})))
 
     def _submit(self, turn: Turn, flags: int, *, retry: bool) -> tuple[int, Inbox]:
         try:

@@ -7,6 +7,7 @@ attempts.py's; decisions are router.py's, taskqueue.py's and retry.py's.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -318,14 +319,24 @@ class Dispatcher:
 
             self.ledger.look_up(turn_id, found)
 
+    def leave(self, client: ClientLink, frame: Frame) -> None:
+        """LEAVE: the client follows its turn of this number no longer. Not answered, like the end of a connection."""
+        if (record := client.turns.pop(frame.turn, None)) is not None:
+            with contextlib.suppress(Malformed):
+                cancel = bool(unpack_header(frame.header).get("cancel"))
+                self._unwatch(record, lambda watcher: watcher[:2] == (client, frame.turn), cancel=cancel)
+
     def client_gone(self, client: ClientLink) -> None:
         """Its attached turns are cancelled, unless somebody else watches them too; detached ones go on."""
         for record in list(client.turns.values()):
-            record.watchers = [watcher for watcher in record.watchers if watcher.client is not client]
-            record.unanswered = [watcher for watcher in record.unanswered if watcher.client is not client]
-            if not record.watchers and not record.unanswered and not record.detached:
-                self.attempts.cancel(record, "its client left")
+            self._unwatch(record, lambda watcher: watcher.client is client, cancel=True)
         client.turns.clear()
+
+    def _unwatch(self, record: TurnRecord, left: Callable[[Watcher], bool], *, cancel: bool) -> None:
+        record.watchers = [watcher for watcher in record.watchers if not left(watcher)]
+        record.unanswered = [watcher for watcher in record.unanswered if not left(watcher)]
+        if cancel and not record.watchers and not record.unanswered and not record.detached:
+            self.attempts.cancel(record, "its client left")
 
     # -- another configuration ---------------------------------------------------------------------------------------
 

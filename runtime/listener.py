@@ -137,6 +137,8 @@ def _handle(link: Link, dispatcher: Dispatcher, frame: Frame) -> None:
             dispatcher.submit(link, frame)
         case FrameType.CANCEL:
             dispatcher.cancel(link, frame)
+        case FrameType.LEAVE:
+            dispatcher.leave(link, frame)
         case FrameType.ATTACH:
             dispatcher.attach(link, frame)
         case FrameType.STATUS:

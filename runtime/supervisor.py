@@ -218,6 +218,8 @@ class Supervisor:
                         watch.ready_at = trio.current_time()
                         log.info("worker %s ready (pid %d)", desk.name, worker.pid)
                         self.dispatcher.attempts.worker_ready(desk)
+                    elif frame.type == FrameType.DRAIN:
+                        self._replace(desk, watch, "somebody told it to end")
                     else:
                         self.dispatcher.attempts.worker_frame(desk, frame)
 
@@ -264,9 +266,18 @@ class Supervisor:
             watch.why = watch.why or f"it had {desk.rss_bytes / 2**20:.0f} MiB, twice its memory_limit_mb"
             worker.kill()
         elif desk.rss_bytes > limit and not desk.retired.is_set() and _age_s(watch) > MIN_AGE_S:
-            log.warning("worker %s has %.0f MiB: another one takes its place", desk.name, desk.rss_bytes / 2**20)
-            self._nursery.start_soon(self._keep, self.dispatcher.floor.succeed(desk))
-            self.dispatcher.desks[desk.name].wanted.set()
+            self._replace(desk, watch, f"it has {desk.rss_bytes / 2**20:.0f} MiB, more than its memory_limit_mb")
+
+    def _replace(self, desk: Desk, watch: Watch, why: str) -> None:
+        """Another worker takes new turns; this one ends with those that it has."""
+        if desk.retired.is_set():
+            return
+        watch.why = watch.why or why
+        log.warning("worker %s is replaced: %s", desk.name, why)
+        successor = self.dispatcher.floor.succeed(desk)
+        self._nursery.start_soon(self._keep, successor)
+        if successor.routed or not successor.idle:
+            successor.wanted.set()
 
     async def _stop_idle(self, desk: Desk, worker: WorkerHandle, watch: Watch) -> None:
         """A worker ends that no route needs, after idle_worker_s without a turn; one whose desk is retired, at once."""

@@ -37,6 +37,7 @@ class FrameType(enum.IntEnum):
     DRAIN = 18
     RELOAD = 19
     QUERY = 20
+    LEAVE = 21
 
 
 _packer = msgpack.Packer(use_bin_type=True)

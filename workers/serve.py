@@ -218,6 +218,7 @@ class _Worker:
 
     async def _drain_when(self, drain: trio.Event) -> None:
         await drain.wait()
+        self._channel.post(encode(FrameType.DRAIN))  # so that nothing new is sent here
         self._drain()
 
     async def _measure_lag(self) -> None:

@@ -119,6 +119,38 @@ async def test_a_service_whose_backlog_is_full_is_given_up_and_the_loop_goes_on(
     assert WELCOME_S <= trio.current_time() < 2 * WELCOME_S
 
 
+async def test_leaving_a_stream_that_somebody_else_follows_does_not_cancel_the_turn(autojump_clock: MockClock) -> None:
+    workers = FakeWorkers(scripts={"t1": [(Say("begun"), Wait(10), Finish())]})
+    async with open_core(workers=workers) as core, core.another_client() as other:
+        async with core.runtime.stream(turn("t1")) as events:
+            await anext(events)
+            follower = await core.nursery.start(_follow, other)
+        await follower.wait()
+        assert (await core.runtime.wait("t1")).text == "begun"
+
+
+async def _follow(runtime: Runtime, *, task_status: trio.TaskStatus[trio.Event]) -> None:
+    """Attach, and tell when the outcome has come."""
+    ended = trio.Event()
+    async with runtime.attach("t1") as events:
+        await anext(events)
+        task_status.started(ended)
+        await events.reply()
+    ended.set()
+
+
+async def test_leaving_an_attached_stream_ends_its_frames_and_not_the_turn(autojump_clock: MockClock) -> None:
+    workers = FakeWorkers(scripts={"t1": [(Say("begun"), Wait(10), Finish())]})
+    async with open_core(workers=workers) as core, core.another_client() as other:
+        await other.post(turn("t1"))
+        async with core.runtime.attach("t1") as events:
+            await anext(events)
+        await core.runtime.ping()
+        (record,) = core.supervisor.dispatcher.ledger.live.values()
+        assert len(record.watchers) == 1
+        assert (await other.wait("t1")).text == "begun"
+
+
 # -- what leaves the block -------------------------------------------------------------------------------------------
 
 

@@ -277,3 +277,17 @@ async def test_a_second_post_of_a_turn_that_ended_before_a_crash_is_answered_fro
                     with pytest.raises(IdConflict):
                         await runtime.ask(replace(asked, kind="coding", max_output_tokens=7))
         assert simulator.stats.requests == 1
+
+
+async def test_sigterm_to_a_worker_by_hand_lets_its_turn_end_while_another_takes_the_next() -> None:
+    async with a_stage() as stage:
+        async with stage.runtime.stream(a_turn("coding")) as events:
+            await first_text(events)
+            pid = await stage.ready_pid("cloud")
+            os.kill(pid, signal.SIGTERM)
+            successor = pid
+            while successor == pid:
+                successor = await stage.ready_pid("cloud")
+            await first_text(events)
+            os.kill(pid, 0)
+        assert wait_dead(pid)

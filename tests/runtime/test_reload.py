@@ -129,9 +129,7 @@ async def test_a_turn_of_a_removed_provider_whose_worker_dies_fails_by_name(auto
         await core.runtime.post(turn("long", kind="coding"))
         await trio.sleep(1)
         old = core.workers.alive["cloud"]
-        core.supervisor.adopt(
-            replace(setup, providers={"local": LOCAL}, routes={"planning": setup.routes["planning"]})
-        )
+        core.supervisor.adopt(replace(setup, providers={"local": LOCAL}, routes={"planning": setup.routes["planning"]}))
         old.kill()
         with pytest.raises(WorkerLost):
             await core.runtime.wait("long")
