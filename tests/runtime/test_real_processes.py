@@ -290,4 +290,4 @@ async def test_sigterm_to_a_worker_by_hand_lets_its_turn_end_while_another_takes
                 successor = await stage.ready_pid("cloud")
             await first_text(events)
             os.kill(pid, 0)
-        assert wait_dead(pid)
+        assert await trio.to_thread.run_sync(wait_dead, pid)
