@@ -1,4 +1,4 @@
-"""One question to the running service, over a blocking socket: for `status` and `cancel`, which must start fast.
+"""One question to the running service, over a blocking socket: for commands such as `status`, which must start fast.
 
 Imports no trio, no HTTP, no pydantic, and of a turn's classes none unless the service answers with an error. Programs
 that post turns use client.py.
@@ -49,6 +49,24 @@ def ask_cancel(path: Path, turn_id: str, *, why: str, answer_s: float = ANSWER_S
     """
     frame = ask_service(path, FrameType.CANCEL, pack({"id": turn_id, "why": why}), answer_s=answer_s)
     return bool(_map(frame.header, path).get("live"))
+
+
+def ask_query(path: Path, header: dict[str, Any], *, answer_s: float = ANSWER_S) -> dict[str, Any]:
+    """What the service's journal answers, as runtime/queries.py says. Raises NoAnswer, TurnError as `ask_status`."""
+    return _map(ask_service(path, FrameType.QUERY, pack(header), answer_s=answer_s).body, path)
+
+
+def ask_retry(path: Path, turn_id: str, *, answer_s: float = ANSWER_S) -> None:
+    """Have a turn that failed or was cancelled tried again. Raises NoAnswer, or the TurnError that says why not."""
+    ask_service(path, FrameType.QUERY, pack({"what": "retry", "id": turn_id}), answer_s=answer_s)
+
+
+def ask_reload(path: Path, *, answer_s: float = ANSWER_S) -> dict[str, Any]:
+    """Have the configuration read again: {"ok": True, "path", "summary", "changes", "warnings"}, else "problems".
+
+    Raises NoAnswer, or the TurnError that the service answers with.
+    """
+    return _map(ask_service(path, FrameType.RELOAD, answer_s=answer_s).body, path)
 
 
 def ask_service(path: Path, kind: FrameType, header: bytes = b"", *, answer_s: float = ANSWER_S) -> Frame:

@@ -107,7 +107,15 @@ async def _reload(supervisor: Supervisor, told: Callable[[dict[str, Any]], None]
     for problem in checked.config.warnings:
         log.warning("%s", problem)
     log.info("reloaded %s: %s", checked.config.path, changes)
-    told({"ok": True, "path": checked.config.path, "summary": str(changes), "changes": changes.to_plain()})
+    told(
+        {
+            "ok": True,
+            "path": checked.config.path,
+            "summary": str(changes),
+            "changes": changes.to_plain(),
+            "warnings": [to_plain(problem) for problem in checked.config.warnings],
+        }
+    )
 
 
 def _ignore(_: object) -> None:

@@ -12,6 +12,7 @@ import loopforge
 from loopforge.runtime.breakers import BreakerStatus
 from loopforge.runtime.config.values import Config, Target
 from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
+from loopforge.runtime.taskqueue import QueueStatus
 
 OUTCOMES = ("done", "failed", "cancelled")
 MAX_LIVE = 100
@@ -68,6 +69,19 @@ def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
         "cpu_s": desk.cpu_s,
         "outcomes": {name: desk.outcomes[name] for name in OUTCOMES},
         "traffic": desk.traffic.snapshot(now),
+        "limits": _limits_status(queue, now),
+    }
+
+
+def _limits_status(queue: QueueStatus, now: float) -> dict[str, Any]:
+    """The last minute; limits of 0 are none. `next_in_s`: until they let the next turn start; None: they do."""
+    next_in_s = queue.limited_until - now
+    return {
+        "requests": queue.rates.requests,
+        "requests_limit": queue.rates.requests_limit,
+        "tokens": queue.rates.tokens,
+        "tokens_limit": queue.rates.tokens_limit,
+        "next_in_s": next_in_s if 0 < next_in_s < math.inf else None,
     }
 
 

@@ -15,7 +15,16 @@ conversation.py  that turn while it runs, at the service or in a runtime of its 
 answer.py        what a person or a program sees of its events
 outlet.py        standard output of a command that runs a loop
 printable.py     text of others, made safe for a terminal
+columns.py       plain text: tables within a terminal's width, durations, sizes, times
+when.py          times and lengths of time as a person writes them
+asking.py        questions to the running service, and what its silence means
 status.py        loopforge status, cancel
+turns.py         loopforge turns list, show, retry, purge
+turns_text.py    turns of the journal as text and as JSON
+tail.py          loopforge turns tail: all turns as they come and go
+follow.py        one turn of the service, followed by its id
+usage.py         loopforge usage
+reload.py        loopforge reload
 rehearse.py      loopforge rehearse
 providers.py     loopforge providers list, show, smoke, report
 provider_traffic.py  the running service's traffic, as `providers report` shows it

@@ -141,7 +141,7 @@ def ask(  # noqa: PLR0917 - click passes them by name
     named = context.get_parameter_source("config") is not click.core.ParameterSource.DEFAULT
     conversation = Conversation(
         turn=turn,
-        printer=_printer(live=live, show_thinking=show_thinking, as_json=as_json),
+        printer=printer(live=live, show_thinking=show_thinking, as_json=as_json),
         socket=paths.client_socket(config, os.environ),
         config=config,
         config_named=named,
@@ -166,7 +166,8 @@ def _end_with(ending: Ending, context: click.Context) -> None:
             context.exit(FAILED)
 
 
-def _printer(*, live: bool, show_thinking: bool, as_json: bool) -> Printer:
+def printer(*, live: bool, show_thinking: bool, as_json: bool) -> Printer:
+    """As standard output is: a terminal, or not. `live`: as it comes in any case."""
     from loopforge.runtime.cli.answer import JsonLines, Live, Whole
 
     terminal = sys.stdout is not None and sys.stdout.isatty()

@@ -27,7 +27,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("loopforge.runtime.cli.serve", "serve", "Run the service in the foreground."),
     "ask": ("loopforge.runtime.cli.ask", "ask", "Send one turn and print the answer as it comes."),
     "status": ("loopforge.runtime.cli.status", "status", "Show workers, queues and turns of the running service."),
+    "turns": ("loopforge.runtime.cli.turns", "turns", "List, show, follow, try again and delete turns."),
     "cancel": ("loopforge.runtime.cli.status", "cancel", "Cancel a turn of the running service."),
+    "usage": ("loopforge.runtime.cli.usage", "usage", "Show tokens, tries and costs so far."),
+    "reload": ("loopforge.runtime.cli.reload", "reload", "Have the running service read its configuration again."),
     "providers": ("loopforge.runtime.cli.providers", "providers", "Show the providers, ask one, report on traffic."),
     "rehearse": ("loopforge.runtime.cli.rehearse", "rehearse", "Try the routes against simulated providers: no key."),
 }

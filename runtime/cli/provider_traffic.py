@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loopforge.runtime import markdown
+from loopforge.runtime.cli.columns import duration, table
 from loopforge.runtime.cli.printable import one_line
-from loopforge.runtime.cli.status import duration, table
 
 _HEAD = (
     "PROVIDER", "ATTEMPTS", "DONE", "FAILED", "CANCELLED", "FIRST TOKEN P50", "P99", "TOTAL P50", "P99", "LAST GOOD",

@@ -51,7 +51,7 @@ def list_(config: str | None, as_json: bool) -> None:
     if as_json:
         _print_json({"config": checked.path, "providers": told})
         return
-    from loopforge.runtime.cli.status import table
+    from loopforge.runtime.cli.columns import table
 
     rows = [
         (

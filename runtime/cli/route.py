@@ -62,7 +62,7 @@ def show(kind: str | None, config: str | None, as_json: bool) -> None:
         plain = {name: to_plain(each, defaults=True) for name, each in shown.items()}
         click.echo(json.dumps({"path": checked.config.path, "router": plain}, ensure_ascii=False, indent=2))
         return
-    from loopforge.runtime.cli.status import table
+    from loopforge.runtime.cli.columns import table
 
     rows = [
         (name, each.lane, f"{each.deadline_s:g} s", " then ".join(map(_spell, each.targets)))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from loopforge.runtime.blocking import NoAnswer, ask_cancel, ask_status
-from loopforge.runtime.cli.exits import CommandFailed
-from loopforge.runtime.cli.options import config_option, json_option
+from loopforge.runtime.blocking import ask_cancel, ask_status
+from loopforge.runtime.cli.asking import needing_service
+from loopforge.runtime.cli.columns import duration, size, table, terminal_width, wrap
+from loopforge.runtime.cli.options import config_option, json_option, short_text
 from loopforge.runtime.cli.printable import one_line
 from loopforge.runtime.config import paths
 
@@ -29,49 +30,44 @@ def status(config: Path, as_json: bool) -> None:
     The configuration is read for the service's socket only. Exit code 1 when no service answers.
     """
     socket = paths.client_socket(config, os.environ)
-    try:
+    with needing_service():
         told = ask_status(socket)
-    except NoAnswer as exc:
-        raise CommandFailed(_sentence(exc)) from exc
     if as_json:
         import json
 
         click.echo(json.dumps({"socket": str(socket), **told}, indent=2))
     else:
-        click.echo("\n".join(describe(told, str(socket))))
+        click.echo("\n".join(describe(told, str(socket), terminal_width())))
 
 
 @click.command()
-@click.argument("turn_id", metavar="ID")
+@click.argument("turn_id", metavar="ID", callback=short_text)
 @config_option()
 def cancel(turn_id: str, config: Path) -> None:
     """Cancel a turn of the running service, whoever posted it.
 
     'loopforge status' lists the ids. A turn that has ended already stays as it is: that is no failure.
     """
-    try:
-        turn_id.encode()
-    except UnicodeEncodeError:
-        raise click.UsageError("ID is not UTF-8 text.") from None
-    try:
+    with needing_service():
         was_live = ask_cancel(paths.client_socket(config, os.environ), turn_id, why="cancelled with 'loopforge cancel'")
-    except NoAnswer as exc:
-        raise CommandFailed(_sentence(exc)) from exc
     click.echo(f"{one_line(turn_id)} {'is cancelled' if was_live else 'had ended already'}")
 
 
-def describe(told: Mapping[str, Any], socket: str) -> list[str]:
-    """What the service told, as lines for a person. A member that another version does not tell is left out."""
-    lines = [*_service(told, socket), "", *_providers(told)]
+def describe(told: Mapping[str, Any], socket: str, width: int = 0) -> list[str]:
+    """What the service told, as lines for a person. A member that another version does not tell is left out.
+
+    `width`: characters a line may have, 0 for any number.
+    """
+    lines = [*_service(told, socket, width), "", *_providers(told, width)]
     if told.get("live"):
-        lines += ["", *_live(told)]
+        lines += ["", *_live(told, width)]
     return lines
 
 
 # -- the service -----------------------------------------------------------------------------------------------------
 
 
-def _service(told: Mapping[str, Any], socket: str) -> Iterable[str]:
+def _service(told: Mapping[str, Any], socket: str, width: int) -> Iterable[str]:
     facts = [f"LoopForge {told.get('version', '?')}", f"pid {told.get('pid', '?')}"]
     if "uptime_s" in told:
         facts.append(f"up {duration(told['uptime_s'])}")
@@ -85,18 +81,26 @@ def _service(told: Mapping[str, Any], socket: str) -> Iterable[str]:
         f"{turns[name]} {name}" for name in ("running", "waiting", "done", "failed", "cancelled") if name in turns
     ]
     yield f"turns   {', '.join(counts) or '?'}"
+    journal = told.get("journal", {})
     match told.get("durability"):
         case "memory":
             yield "kept    in memory: a restart of the service loses turns and replies"
         case str(durability):
-            yield f"kept    {one_line(durability)}"
+            used = f", {size(journal['used_bytes'])}" if journal.get("used_bytes") else ""
+            yield f"kept    on {one_line(durability)}{used}"
+    if journal.get("problem"):
+        owed = f"; outcomes that wait for room: {journal['owed']}" if journal.get("owed") else ""
+        text = f"the journal cannot write, so new turns are refused: {one_line(journal['problem'])}{owed}"
+        yield from wrap(f"journal {text}", width, " " * 8)
+    if journal.get("note"):
+        yield from wrap(f"journal {one_line(journal['note'], _REASON_CHARACTERS)}", width, " " * 8)
 
 
 # -- providers -------------------------------------------------------------------------------------------------------
 
 
-def _providers(told: Mapping[str, Any]) -> Iterable[str]:
-    """The table of providers that are routed to or have done something; the others by name."""
+def _providers(told: Mapping[str, Any], width: int) -> Iterable[str]:
+    """The table of providers that are routed to or have done something, and what keeps turns from them."""
     routed = {str(target).partition("/")[0] for targets in told.get("routes", {}).values() for target in targets}
     shown: list[Mapping[str, Any]] = []
     idle: list[Mapping[str, Any]] = []
@@ -106,16 +110,46 @@ def _providers(told: Mapping[str, Any]) -> Iterable[str]:
         ("PROVIDER", "STATE", "PID", "MEMORY", "SLOTS", "QUEUED", "DONE", "FAILED", "DEATHS"),
         [_provider_row(provider) for provider in shown],
         right={2, 3, 4, 6, 7, 8},
+        shrink=(5, 0),
+        width=width,
     )
-    for provider in shown:
-        name = one_line(provider["name"])
-        if provider.get("down_reason"):
-            reason = one_line(provider["down_reason"], _REASON_CHARACTERS)
-            yield f"{name} is down {_for_how_long(provider)}: {reason}"
-        elif provider.get("last_death"):
-            yield f"{name}: its last worker died: {one_line(provider['last_death'], _REASON_CHARACTERS)}"
+    notes = [note for provider in shown for note in _notes(provider)]
+    notes += [_breaker(breaker) for breaker in told.get("breakers", []) if breaker.get("state") != "closed"]
     if idle:
-        yield f"not used so far: {', '.join(one_line(provider['name']) for provider in idle)}"
+        notes.append(f"not used so far: {', '.join(one_line(provider['name']) for provider in idle)}")
+    for note in notes:
+        yield from wrap(note, width)
+
+
+def _notes(provider: Mapping[str, Any]) -> Iterable[str]:
+    """What is to be said of one beside its row."""
+    name = one_line(provider["name"])
+    if provider.get("down_reason"):
+        yield f"{name} is down {_for_how_long(provider)}: {one_line(provider['down_reason'], _REASON_CHARACTERS)}"
+    elif provider.get("last_death"):
+        yield f"{name}: its last worker died: {one_line(provider['last_death'], _REASON_CHARACTERS)}"
+    if provider.get("state") == "retiring":
+        yield f"{name}: the retiring worker ends with the last turn it has; new ones go to another"
+    limits = provider.get("limits") or {}
+    if limits.get("next_in_s") is not None:
+        counts = [
+            f"{limits[what]:,} of {limits[limit]:,} {what}"
+            for what, limit in (("requests", "requests_limit"), ("tokens", "tokens_limit"))
+            if limits.get(limit)
+        ]
+        spent = f": {' and '.join(counts)} in the last minute" if counts else ", as the provider's headers say"
+        yield f"{name}: its limits let the next turn start in {duration(limits['next_in_s'])}{spent}"
+
+
+def _breaker(breaker: Mapping[str, Any]) -> str:
+    """Whom no turn goes to at present, for how long, and why."""
+    place = one_line("/".join(filter(None, (breaker.get("provider", "?"), breaker.get("model", "")))))
+    why = one_line(str(breaker.get("why", "")), _REASON_CHARACTERS)
+    if breaker.get("state") == "half open":
+        return f"{place} is tried with one turn after it failed: {why}"
+    if breaker.get("for_s") is None:
+        return f"{place} gets no turns for the time being: {why}"
+    return f"{place} gets no turns for {duration(breaker['for_s'])} more: {why}"
 
 
 def _has_lived(provider: Mapping[str, Any]) -> bool:
@@ -145,13 +179,19 @@ def _for_how_long(provider: Mapping[str, Any]) -> str:
 # -- live turns ------------------------------------------------------------------------------------------------------
 
 
-def _live(told: Mapping[str, Any]) -> Iterable[str]:
+def _live(told: Mapping[str, Any], width: int) -> Iterable[str]:
     live = told["live"]
     yield from table(
         ("TURN", "KIND", "PHASE", "GOES TO", "LANE", "SESSION", "TRY", "AGE", "TIME LEFT"),
         [_live_row(turn) for turn in live[:MAX_LISTED]],
         right={6, 7, 8},
+        shrink=(5, 3, 4, 1, 0),
+        width=width,
     )
+    for turn in live[:MAX_LISTED]:
+        if turn.get("held_for"):
+            wait = f"{turn['held_for']}, at most {duration(turn.get('held_s') or 0.0)} more"
+            yield from wrap(f"{one_line(turn['id'])} waits for {one_line(wait)}", width)
     turns = told.get("turns", {})
     more = turns.get("running", 0) + turns.get("waiting", 0) - min(len(live), MAX_LISTED)
     if more > 0:
@@ -171,44 +211,3 @@ def _live_row(turn: Mapping[str, Any]) -> Sequence[str]:
         duration(turn.get("age_s", 0.0)),
         duration(max(turn.get("deadline_in_s", 0.0), 0.0)),
     )
-
-
-# -- plain text ------------------------------------------------------------------------------------------------------
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """Aligned columns, two spaces apart; those in `right` end in line."""
-    whole = [tuple(head), *map(tuple, rows)]
-    widths = [max(len(row[column]) for row in whole) for column in range(len(head))]
-    return [
-        "  ".join(
-            cell.rjust(widths[column]) if column in right else cell.ljust(widths[column])
-            for column, cell in enumerate(row)
-        ).rstrip()
-        for row in whole
-    ]
-
-
-def duration(seconds: float) -> str:
-    """Two units at most: 0.4 s, 42 s, 3 min 5 s, 2 h 10 min, 3 d 4 h."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for unit_s, unit, below_s, below in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit_s:
-            return f"{whole // unit_s} {unit} {whole % unit_s // below_s} {below}"
-    return f"{whole} s"
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that fits: 512 B, 3.4 KB, 25.0 MB, 1.2 GB; 1 KB = 1024 B."""
-    for unit in ("B", "KB", "MB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GB"
-
-
-def _sentence(exc: NoAnswer) -> str:
-    text = str(exc)
-    return f"{text[:1].upper()}{text[1:]}." if not text.startswith("/") else f"{text}."

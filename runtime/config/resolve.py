@@ -46,9 +46,6 @@ EVENT_GAP_TIMEOUT_S, LOOPBACK_EVENT_GAP_TIMEOUT_S = 60.0, 300.0
 
 # Keys that are read and checked, but that nothing acts on yet: what happens instead. Remove a line when that changes.
 NOT_ACTED_ON: Mapping[type[Table], Mapping[str, str]] = {
-    ProviderTable: {
-        "prices": "costs are not counted",
-    },
     HttpTable: {
         "listen": "there is no HTTP ingress",
         "api_key_env": "there is no HTTP ingress",

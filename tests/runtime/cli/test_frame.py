@@ -45,7 +45,8 @@ def test_help_names_every_command_and_what_it_is_for(tmp_path: Path) -> None:
 
 def test_the_table_names_the_commands_there_are_to_be() -> None:
     assert list(frame.COMMANDS) == [
-        "init", "config", "doctor", "route", "serve", "ask", "status", "cancel", "providers", "rehearse",
+        "init", "config", "doctor", "route", "serve", "ask", "status", "turns", "cancel", "usage", "reload",
+        "providers", "rehearse",
     ]  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from loopforge.runtime.cli.status import describe, duration, size, table
+from loopforge.runtime.cli.columns import duration, size, table
+from loopforge.runtime.cli.status import describe
 from tests.runtime.cli.running import environment, loopforge, loopforge_here
 
 
