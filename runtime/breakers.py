@@ -220,7 +220,6 @@ class Breakers:
         policy = self._policy
         self._events += 1
         breaker.opened = self._events
-        breaker.probe = None
         breaker.failures.clear()
         open_s = min(policy.open_s * 2.0 ** min(breaker.openings, _MAX_DOUBLINGS), policy.max_open_s)
         breaker.openings += 1

@@ -261,10 +261,16 @@ class TaskQueue:
         self._leave(waiting)
         return waiting.item
 
+    def waiting(self, model: str | None = None) -> list[Item]:
+        """Every waiting turn, or every one for `model`, longest wait first. They keep their places: see cancel."""
+        return [waiting.item for waiting in self._waiting.values() if model in (None, waiting.item.model)]
+
     def drain(self, model: str | None = None) -> list[Item]:
         """Take out every waiting turn, or every one for `model`, longest wait first. Slots and places stay."""
-        chosen = [turn_id for turn_id, waiting in self._waiting.items() if model in (None, waiting.item.model)]
-        return [item for turn_id in chosen if (item := self.cancel(turn_id))]
+        items = self.waiting(model)
+        for item in items:
+            self.cancel(item.id)
+        return items
 
     # -- slots -------------------------------------------------------------------------------------------------------
 

@@ -303,6 +303,30 @@ def test_a_pinned_turn_that_is_answered_closes_it() -> None:
     assert provider.gate(1.0) is None
 
 
+def test_a_pinned_turn_does_not_take_the_place_of_the_probe() -> None:
+    provider = Provider()
+    provider.open()
+    provider.send(OPEN_S, pinned=True)
+    assert provider.gate(OPEN_S) == Gate(allow=1, until=math.inf)
+
+
+def test_a_late_failure_of_an_old_turn_does_not_shut_a_half_open_breaker() -> None:
+    provider = Provider()
+    old = provider.send(0.0)
+    provider.fail(QuotaExhausted(reset_at=WALL + 20), 0.0)
+    provider.breakers.failed(old, QuotaExhausted(reset_at=WALL + 9000), 25.0, wall_offset=WALL)
+    assert provider.gate(25.0, EVERY_MODEL) == Gate(allow=1, until=math.inf)
+
+
+def test_an_answer_ends_the_wait_for_a_named_time_too() -> None:
+    provider = Provider()
+    for _ in range(5):
+        provider.fail(RateLimited(retry_after_s=200.0), 0.0)
+    assert provider.gate(100.0) == Gate(allow=0, until=200.0)
+    provider.answer(100.0, pinned=True)
+    assert provider.gate(100.0) is None
+
+
 def test_one_turn_can_probe_a_provider_and_its_model_at_once() -> None:
     provider = Provider()
     turns = [provider.send(0.0) for _ in range(10)]

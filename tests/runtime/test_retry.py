@@ -90,6 +90,18 @@ def test_a_wait_that_does_not_fit_the_deadline_is_not_begun() -> None:
     assert decide(failure, NOW) == GiveUp(error=error)
 
 
+def test_even_a_short_wait_is_not_begun_when_the_deadline_comes_first() -> None:
+    failure = failed(tried(HOME, RateLimited(retry_after_s=3.0)), options=(HOME, BUSY_CLOUD), deadline=NOW + 2)
+    assert decide(failure, NOW) == SendTo(1, NOW)
+
+
+@pytest.mark.parametrize(("retry_after_s", "at"), [(50.0, NOW + 50), (10.0, NOW + 20)])
+def test_a_named_time_and_an_open_breaker_are_both_waited_for(retry_after_s: float, at: float) -> None:
+    closed = replace(HOME, closed_until=NOW + 20, closed_by=Overloaded("home"))
+    error = RateLimited(retry_after_s=retry_after_s)
+    assert decide(failed(tried(HOME, error), options=(closed,)), NOW) == ResendSame(at=at)
+
+
 def test_an_open_breaker_is_waited_for_when_nobody_else_is_there() -> None:
     closed = replace(HOME, closed_until=NOW + 60, closed_by=ProviderUnavailable("home"))
     assert decide(failed(tried(HOME, ProviderUnavailable()), options=(closed,)), NOW) == ResendSame(at=NOW + 60)
@@ -243,6 +255,11 @@ def test_a_turn_that_may_not_park_fails_with_the_time_of_the_reset(
     error = gave_up(decide(failure, NOW))
     assert isinstance(error, QuotaExhausted)
     assert error.retry_after_s == 600
+
+
+def test_a_wait_for_a_quota_is_parking_however_short() -> None:
+    failure = failed(tried(HOME, QuotaExhausted(retry_after_s=1.0)), options=(HOME,), park_max_s=60)
+    assert decide(failure, NOW) == ParkUntil(0, NOW + 2)
 
 
 def test_a_quota_whose_reset_nobody_named_is_not_waited_for() -> None:
