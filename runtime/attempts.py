@@ -205,7 +205,7 @@ class Attempts:
         record = self.ledger.live.get(number)
         if record is None or record.phase is not Phase.HELD or record.due != due:
             return
-        if record.held_for == HELD_FOR_CLIENT:
+        if record.held_for == HELD_FOR_CLIENT or not (record.detached or record.watchers):
             self.cancel(record, "its client did not come back")
         else:
             self.floor.requeue(record)

@@ -251,13 +251,13 @@ class Dispatcher:
             self._go_on(record, turn, now + (turn.park.until - wall if turn.park else 0.0))
 
     def _go_on(self, record: TurnRecord, turn: StoredTurn, due: float) -> None:
+        client_due = self.floor.clock() + self.config.runtime.reattach_grace_s
         if turn.state == "parked":
-            self.floor.hold(record, due, HELD_FOR_QUOTA)
+            self.floor.hold(record, due if record.detached else max(due, client_due), HELD_FOR_QUOTA)
         elif record.detached:
             self.floor.requeue(record)
         else:
-            grace_s = self.config.runtime.reattach_grace_s
-            self.floor.hold(record, self.floor.clock() + grace_s, HELD_FOR_CLIENT)
+            self.floor.hold(record, client_due, HELD_FOR_CLIENT)
 
     # -- the other requests ------------------------------------------------------------------------------------------
 
