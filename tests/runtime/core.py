@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from loopforge.drivers.turn import Turn, user
 from loopforge.runtime import client as client_module
 from loopforge.runtime.client import Runtime
 from loopforge.runtime.config.values import Config, Route, RuntimeSettings, Target
+from loopforge.runtime.journal.operations import Journal
 from loopforge.runtime.listener import serve_client
 from loopforge.runtime.supervisor import Supervisor
 from tests.fakes.worker import FakeWorkers
@@ -76,10 +78,18 @@ class Core:
 
 
 @asynccontextmanager
-async def open_core(configuration: Config | None = None, workers: FakeWorkers | None = None) -> AsyncIterator[Core]:
+async def open_core(
+    configuration: Config | None = None,
+    workers: FakeWorkers | None = None,
+    *,
+    journal: Journal | None = None,
+    wall: Callable[[], float] = time.time,
+) -> AsyncIterator[Core]:
+    """`journal`: what it holds is taken up before the block begins. `wall`: unix seconds."""
     fakes = workers or FakeWorkers()
     chosen = configuration or config(provider("local"), provider("cloud"))
-    supervisor = Supervisor(config=chosen, launch=fakes.open, jitter=lambda: 0.0)
+    supervisor = Supervisor(config=chosen, journal=journal, launch=fakes.open, jitter=lambda: 0.0)
+    supervisor.dispatcher.ledger.wall = wall
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         core = Core(supervisor, fakes, nursery)
