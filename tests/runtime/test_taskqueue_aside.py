@@ -196,6 +196,20 @@ def test_interactive_turns_that_could_use_up_every_minute_do_not_starve_the_othe
     assert max(longest, now - waits_since) <= 120  # the minute it came in, and the one in which it has aged
 
 
+def test_a_lane_that_has_aged_gets_a_request_that_comes_free_before_the_reserved_slot_does() -> None:
+    queue = limited(requests=2, slots=2, reserve=1)
+    for number, at in enumerate((0.0, 30.0)):
+        queue.offer(turn(f"i{number}", "interactive"), at)
+        assert start(queue, at) == [f"i{number}"]
+        queue.release(1, f"i{number}")
+    queue.offer(turn("n"), 31.0)
+    queue.offer(turn("i2", "interactive"), 31.0)
+    assert start(queue, 60.0) == ["i2"]
+    queue.release(1, "i2")
+    queue.offer(turn("i3", "interactive"), 60.0)
+    assert start(queue, 60.0 + PASSED_OVER_S) == ["n"]
+
+
 def test_what_was_not_used_and_what_never_left_lets_others_start() -> None:
     queue = limited(requests=1, tokens=5000)
     queue.offer(replace(turn("a"), tokens=100), 0.0)
