@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import boto3  # type: ignore[import-not-found]  # it lives in the other environment
-from botocore.config import Config  # type: ignore[import-not-found]
-from holding import Json, Said, main
+from botocore.config import Config
+from holding import Json, Said, main  # type: ignore[import-not-found]  # a neighbour when this runs
 
 ONCE = Config(retries={"total_max_attempts": 1, "mode": "standard"})
 
