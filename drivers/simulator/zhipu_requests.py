@@ -189,9 +189,9 @@ def _check_said(message: JsonObject, model: str) -> list[str]:
         _check_parts(content, model)
     elif not isinstance(content, str) and not (message["role"] == "assistant" and content is None):
         raise _wrong("messages.content")
-    if not isinstance(message.get("reasoning_content", ""), str):
+    if not isinstance(message.get("reasoning_content"), str | None):  # null, as the vendor's SDKs send an answer back
         raise _wrong("messages.reasoning_content")
-    calls = message.get("tool_calls", [])
+    calls = message.get("tool_calls") or []
     if message["role"] == "assistant" and not content and not calls:
         raise _wrong("messages.content")
     return [_call_id(call) for call in calls] if isinstance(calls, list) else []

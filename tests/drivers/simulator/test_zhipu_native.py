@@ -172,6 +172,12 @@ def test_a_budget_and_a_stop_word_cut_the_answer() -> None:
 # -- what it refuses --------------------------------------------------------------------------------------------------
 
 
+def test_members_of_an_answer_that_are_null_are_as_none_when_it_comes_back() -> None:
+    answered = {"role": "assistant", "content": "Hello", "reasoning_content": None, "tool_calls": None}
+    assert whole(messages=[USER, answered, USER])["choices"]
+    assert whole(messages=[USER, {**SAID, "content": None, "reasoning_content": None}, RESULT])["choices"]
+
+
 def parts(*found: Json) -> Json:
     return {"messages": [{"role": "user", "content": list(found)}]}
 
