@@ -11,7 +11,7 @@ from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import Lane, Limits
 from loopforge.runtime.breakers import EVERY_MODEL, Gate
 from loopforge.runtime.errors import QueueFull
-from loopforge.runtime.taskqueue import Item, TaskQueue
+from loopforge.runtime.taskqueue import PASSED_OVER_S, Item, TaskQueue
 from tests.runtime.queueing import settings, start, turn
 
 SHUT = Gate(allow=0, until=50.0)
