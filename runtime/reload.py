@@ -9,16 +9,18 @@ from loopforge.runtime.config.values import Config
 
 AT_START = ("socket", "journal", "retain_days", "retain_mb")
 """Keys of [runtime] that only a start acts on."""
+_ALLOWED = ("allow_users", "allow_groups")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """Names of providers and kinds. `at_start`: keys of [runtime] whose new value counts from the next start on."""
+    """Names of providers and kinds, and keys of [runtime]. `at_start`: those that count from the next start on."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     at_start: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
@@ -33,6 +35,7 @@ class Changes:
                 ("changed providers", self.changed),
                 ("removed providers", self.removed),
                 ("changed routes", self.kinds),
+                ("changed settings", self.settings),
                 ("counts from the next start on", self.at_start),
             )
             if names
@@ -43,6 +46,8 @@ class Changes:
 def compare(old: Config, new: Config) -> Changes:
     """What a service that runs `old` has to do for `new`."""
     kept = old.providers.keys() & new.providers.keys()
+    settings = [item.name for item in fields(old.runtime) if _differs(old, new, item.name)]
+    at_start = {*AT_START, *(_ALLOWED if _is_shared(old) != _is_shared(new) else ())}
     return Changes(
         added=tuple(name for name in new.providers if name not in old.providers),
         changed=tuple(name for name in new.providers if name in kept and old.providers[name] != new.providers[name]),
@@ -52,5 +57,15 @@ def compare(old: Config, new: Config) -> Changes:
             for kind in sorted(old.routes.keys() | new.routes.keys())
             if old.routes.get(kind) != new.routes.get(kind)
         ),
-        at_start=tuple(name for name in AT_START if getattr(old.runtime, name) != getattr(new.runtime, name)),
+        settings=tuple(name for name in settings if name not in at_start),
+        at_start=tuple(name for name in settings if name in at_start),
     )
+
+
+def _differs(old: Config, new: Config, name: str) -> bool:
+    return bool(getattr(old.runtime, name) != getattr(new.runtime, name))
+
+
+def _is_shared(config: Config) -> bool:
+    """Whether the socket is made for others than its owner, which is decided as it is made."""
+    return bool(config.runtime.allow_users or config.runtime.allow_groups)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 MIN_CELL = 8
 """A shortened column keeps so many characters."""
@@ -17,25 +17,41 @@ def table(
     right: Collection[int] = (),
     *,
     shrink: Sequence[int] = (),
+    drop: Sequence[int] = (),
     width: int = 0,
 ) -> list[str]:
     """Aligned columns, two spaces apart; those in `right` end in line.
 
-    `width`: characters a line may have, 0 for any number. Columns in `shrink` give way, the first one first.
+    `width`: characters a line may have, 0 for any number. Columns in `shrink` give way to it, the first one first; then
+    those in `drop` are left out. The others stay as they are, whatever the width.
     """
     whole = [tuple(head), *map(tuple, rows)]
-    widths = [max(len(row[column]) for row in whole) for column in range(len(head))]
-    for column in shrink:
-        excess = sum(widths) + 2 * (len(widths) - 1) - width
-        if width and excess > 0:
-            widths[column] = min(widths[column], max(widths[column] - excess, MIN_CELL))
+    widths = {column: max(len(row[column]) for row in whole) for column in range(len(head))}
+    fitted = _fit(widths, shrink, width)
+    for column in drop:
+        if width and _total(fitted) > width:
+            del widths[column]
+            fitted = _fit(widths, shrink, width)
     return [
         "  ".join(
-            cell.rjust(widths[column]) if column in right else cut(cell, widths[column]).ljust(widths[column])
-            for column, cell in enumerate(row)
+            row[column].rjust(room) if column in right else cut(row[column], room).ljust(room)
+            for column, room in fitted.items()
         ).rstrip()
         for row in whole
     ]
+
+
+def _fit(widths: Mapping[int, int], shrink: Sequence[int], width: int) -> dict[int, int]:
+    fitted = dict(widths)
+    for column in shrink:
+        excess = _total(fitted) - width
+        if width and excess > 0 and column in fitted:
+            fitted[column] = min(fitted[column], max(fitted[column] - excess, MIN_CELL))
+    return fitted
+
+
+def _total(widths: Mapping[int, int]) -> int:
+    return sum(widths.values()) + 2 * (len(widths) - 1)
 
 
 def cut(text: str, limit: int) -> str:

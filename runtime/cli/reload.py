@@ -25,6 +25,7 @@ _SAID = {
     "changed": "changed providers",
     "removed": "removed providers",
     "kinds": "changed routes",
+    "settings": "changed settings in [runtime]",
 }
 
 

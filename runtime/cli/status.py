@@ -110,7 +110,8 @@ def _providers(told: Mapping[str, Any], width: int) -> Iterable[str]:
         ("PROVIDER", "STATE", "PID", "MEMORY", "SLOTS", "QUEUED", "DONE", "FAILED", "DEATHS"),
         [_provider_row(provider) for provider in shown],
         right={2, 3, 4, 6, 7, 8},
-        shrink=(5, 0),
+        shrink=(5,),
+        drop=(2, 3),
         width=width,
     )
     notes = [note for provider in shown for note in _notes(provider)]
@@ -185,7 +186,8 @@ def _live(told: Mapping[str, Any], width: int) -> Iterable[str]:
         ("TURN", "KIND", "PHASE", "GOES TO", "LANE", "SESSION", "TRY", "AGE", "TIME LEFT"),
         [_live_row(turn) for turn in live[:MAX_LISTED]],
         right={6, 7, 8},
-        shrink=(5, 3, 4, 1, 0),
+        shrink=(5, 3),
+        drop=(4, 5, 6, 1),
         width=width,
     )
     for turn in live[:MAX_LISTED]:

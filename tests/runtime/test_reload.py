@@ -36,9 +36,16 @@ def test_what_differs_is_named() -> None:
     new = replace(new, providers={**new.providers, "spare": SPARE}, routes={"planning": old.routes["planning"]})
     changes = compare(old, new)
     assert (changes.added, changes.changed, changes.removed) == (("spare",), ("cloud",), ())
-    assert (changes.kinds, changes.at_start) == (("coding", "summary"), ("socket",))
+    assert (changes.kinds, changes.settings, changes.at_start) == (("coding", "summary"), ("drain_s",), ("socket",))
     assert compare(new, old).removed == ("spare",)
     assert str(compare(old, old)) == "nothing changed"
+
+
+def test_who_may_connect_counts_at_once_unless_the_socket_has_to_be_made_for_others_first() -> None:
+    own, two, three = (config(LOCAL, allow_users=users) for users in ((), ("ann", "bob"), ("ann", "bob", "cy")))
+    assert compare(two, three).settings == ("allow_users",)
+    assert compare(own, two).at_start == ("allow_users",)
+    assert compare(two, own).at_start == ("allow_users",)
 
 
 async def test_only_the_worker_of_a_changed_provider_is_swapped(autojump_clock: MockClock) -> None:
