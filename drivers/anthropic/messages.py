@@ -207,6 +207,8 @@ class _Writer:
 
     def _call(self, call: ToolCall) -> JsonObject:
         own = self.draft.block_of(call.opaque)
+        if call.opaque is not None and own is None:
+            self.draft.note("signatures on tool calls of another provider or model were not sent")
         name = _NOT_IN_NAMES.sub("_", call.name)[: self.draft.profile.tool_name_chars] or "_"
         if name != call.name:
             self.draft.note(f"the tool {call.name!r} of an earlier call was called {name!r}, as this wire takes names")

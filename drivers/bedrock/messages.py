@@ -238,6 +238,8 @@ class _Writer:
         return []
 
     def _call(self, call: ToolCall) -> JsonObject:
+        if call.opaque is not None and not self._draft.owns(call.opaque):
+            self._draft.note("signatures on tool calls of another provider or model were not sent")
         if not self._draft.family.tools:
             return {"text": f"[call of {call.name}: {call.arguments}]"}
         name = _NOT_IN_NAMES.sub("_", call.name)[:MAX_NAME] or "_"

@@ -174,6 +174,8 @@ class _Writer:
             match part:
                 case Text():
                     self.draft.note_cache(part.cache)
+                    if part.opaque is not None and self.draft.data_of(part.opaque) is None:
+                        self.draft.note("signatures of another provider or model were not sent")
                     text += part.text
                 case Refusal():
                     text += part.text

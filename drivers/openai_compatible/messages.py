@@ -226,6 +226,8 @@ def _append_assistant(wire: list[JsonObject], message: Message, draft: Draft, *,
             draft.note(f"a {part.type} part of an assistant message was left out")
         elif isinstance(part, Text):
             _note_cache(part.cache, draft)
+            if part.opaque is not None and draft.data_of(part.opaque) is None:
+                draft.note("signatures of another provider or model were not sent")
     if result["content"] or calls or refusal:
         wire.append(result)
 
