@@ -59,6 +59,9 @@ class Closed:
     probing: bool = False
 
 
+NOT_CLOSED = Closed()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerStatus:
     """For `loopforge status`. `model`: "" for the whole provider. `until`: when it is half open, or comes back."""
@@ -154,7 +157,9 @@ class Breakers:
 
     def look(self, provider: str, model: str, now: float) -> Closed:
         """For router.py and retry.py: whether and until when that model, or its provider, takes no turns."""
-        closed = Closed()
+        closed = NOT_CLOSED
+        if provider not in self._providers:
+            return closed
         for _, breaker in self._on_the_way(provider, model):
             until, by = breaker.closed(now)
             probing = closed.probing or breaker.probe is not None

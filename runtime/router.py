@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 from loopforge.drivers.errors import RateLimited, TurnError, quote
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import Effort, Lane
-from loopforge.runtime.breakers import Closed
+from loopforge.runtime.breakers import NOT_CLOSED, Closed
 from loopforge.runtime.config.values import Route, Target
 from loopforge.runtime.errors import NoRoute, ProviderDown
 from loopforge.runtime.retry import Option, rule_for
@@ -34,7 +34,7 @@ Look: TypeAlias = Callable[[str, str], Closed]
 
 def nothing_closed(provider: str, model: str) -> Closed:  # noqa: ARG001 - a Look
     """For where there are no breakers."""
-    return Closed()
+    return NOT_CLOSED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +159,10 @@ def route(  # noqa: PLR0917 - eight words of one question, in the order it is as
         if waited_for is None:
             raise _all_down(place, views, now)
         usable = [waited_for]
-    usable.sort(key=lambda view: view.rank(chosen, stick, text_size))  # stable: else the order of the route holds
-    later = [view for view in views if all(view is not other for other in usable)]
+    later = [view for view in views if view not in usable] if len(usable) < len(views) else []
+    if len(usable) > 1:
+        usable.sort(key=lambda view: view.rank(chosen, stick, text_size))  # stable: else the order of the route holds
+    passed_over = () if usable[0].target is targets[0] else _passed_over(lacking, usable[0], views, text_size, now)
     return Plan(
         kind=kind,
         candidates=tuple(_candidate(view, chosen) for view in usable),
@@ -170,7 +172,7 @@ def route(  # noqa: PLR0917 - eight words of one question, in the order it is as
         resend=chosen.resend,
         spill=chosen.spill and not pinned,
         pinned=pinned,
-        warnings=tuple(_passed_over(lacking, usable[0], views, text_size, now)),
+        warnings=tuple(passed_over),
         later=tuple(_candidate(view, chosen) for view in later),
         home=targets[0],
         waits_until=-math.inf if waited_for is None else waited_for.until,
@@ -252,7 +254,7 @@ def _override(provider: str, model: str, providers: Mapping[str, ProviderSetting
 _IDLE = ProviderState()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: one is made for each target of each turn, and that takes thrice as long
 class _View:
     """A target as it stands. `until`: it takes no turns before, `by`: why; `probing`: its breaker is half open."""
 
@@ -263,6 +265,7 @@ class _View:
     by: TurnError | None
     probing: bool
     down: bool
+    window: int
 
     @classmethod
     def of(
@@ -275,13 +278,10 @@ class _View:
     ) -> _View:
         state = states.get(target.provider, _IDLE)
         closed = look(target.provider, target.model)
-        if state.down_until > now and state.down_until >= closed.until:
-            return cls(target, settings, state, state.down_until, state.down_error, closed.probing, down=True)
-        return cls(target, settings, state, closed.until, closed.by, closed.probing, down=False)
-
-    @property
-    def window(self) -> int:
-        return window_of(self.settings, self.target.model)
+        until, by = closed.until, closed.by
+        if is_down := state.down_until > now and state.down_until >= until:
+            until, by = state.down_until, state.down_error
+        return cls(target, settings, state, until, by, closed.probing, is_down, window_of(settings, target.model))
 
     @property
     def is_full(self) -> bool:
