@@ -60,6 +60,7 @@ class ProviderSettings:
     extra_body: JsonObject = field(default_factory=dict)
     context_window: int = 0
     max_concurrency: int = 64
+    adaptive: bool = False
     reserve: int = 1
     max_queued: int = 1000
     max_queued_bytes: int = 67_108_864

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from loopforge.drivers.errors import TurnError, WorkerLost
+from loopforge.drivers.errors import Overloaded, RateLimited, TurnError, WorkerLost
 from loopforge.drivers.turn import Limits
+from loopforge.runtime.adaptive import AdaptivePolicy, after_refusal, after_turn
 from loopforge.runtime.config.values import Target
 from loopforge.runtime.errors import DeadlineExceeded, NoRoute, ProviderDown
 from loopforge.runtime.floor import HELD_FOR_CLIENT, HELD_FOR_QUOTA, Floor, queue_item
@@ -42,6 +43,7 @@ OVERDUE_S = 2.0
 """The worker ends a turn at its deadline; this much later the supervisor does, whatever the worker says."""
 LET_GO_S = 10.0
 """A worker whose every turn ended that long ago, and which holds on to all of them, is beyond help."""
+ADAPTIVE = AdaptivePolicy()
 _OVER = (FrameType.DONE, FrameType.ERROR, FrameType.CANCELLED)
 
 
@@ -241,7 +243,19 @@ class Attempts:
         if not record.plan.pinned:
             self.floor.stickiness.served(record.session, record.kind, served, record.plan.home, now)
         desk.outcomes["done"] += 1
-        desk.traffic.record("done", now, total_s=now - record.sent_at, first_token_s=timings.get("first_token_s"))
+        first_token_s = timings.get("first_token_s")
+        desk.traffic.record("done", now, total_s=now - record.sent_at, first_token_s=first_token_s)
+        if desk.adaptive is not None and isinstance(first_token_s, float):
+            prompt = usage.get("input") or record.asked.prompt_tokens
+            state = after_turn(
+                desk.adaptive,
+                first_token_s=first_token_s,
+                prompt_tokens=prompt,
+                running=record.beside,
+                now=now,
+                policy=ADAPTIVE,
+            )
+            self.floor.adapt(desk, state)
         self.floor.pump(desk)
 
     def _learn(self, record: TurnRecord, header: dict[str, Any], usage: dict[str, Any], now: float) -> None:
@@ -270,6 +284,8 @@ class Attempts:
         desk.traffic.record(
             "failed", now, total_s=now - record.sent_at, error=type(error).__name__, next_step=error.action
         )
+        if desk.adaptive is not None and isinstance(error, (RateLimited, Overloaded)):
+            self.floor.adapt(desk, after_refusal(desk.adaptive, now, ADAPTIVE))
         opened = self.floor.breakers.failed(record.place, error, now, wall_offset=self.ledger.wall() - now)
         at = record.target
         record.tries = (*record.tries, Try(provider=at.provider, model=at.model, error=error, at=now, alone=alone))
@@ -342,17 +358,16 @@ class Attempts:
 
     def _leave_closed(self, desk: Desk, model: str | None, error: TurnError, now: float) -> None:
         """A breaker opened: who waits behind it goes where there is room, or learns at once that it is no use."""
-        for item in desk.queue.drain(model):
+        for item in desk.queue.waiting(model):
             record = self.ledger.live[int(item.id)]
-            failure = self._failure(record, error, now)
             if record.plan.pinned:
-                desk.queue.put_back(item, now)
-            elif rule_for(error).breaker == "opens":
-                self._act(record, decide(failure, now, jitter=self._jitter()), error, b"", {})
-            elif (way := leave_closed(failure, now)) is not None:
+                continue
+            failure = self._failure(record, error, now)
+            lasting = rule_for(error).breaker == "opens"
+            way = decide(failure, now, jitter=self._jitter()) if lasting else leave_closed(failure, now)
+            if way is not None:
+                desk.queue.cancel(item.id)
                 self._act(record, way, error, b"", {})
-            else:
-                desk.queue.put_back(item, now)
 
     def fail(
         self, record: TurnRecord, error: TurnError, partial: bytes = b"", usage: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ import trio
 
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import Lane
+from loopforge.runtime.adaptive import Adaptive, begin
 from loopforge.runtime.breakers import Breakers
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import NoRoute, QueueFull
@@ -31,6 +32,8 @@ from loopforge.workers.messages import FrameType, pack
 
 ROOM_BYTES = 32 * 2**20
 """While more than this waits for a worker to read it, turns wait in the queue, where they are bounded and told so."""
+MOST_ADAPTIVE = 32
+"""A local server that takes more at once is worth a line max_concurrency in its table."""
 HELD_FOR_CLIENT = "its client"
 HELD_FOR_QUOTA = "a quota's reset"
 
@@ -63,6 +66,8 @@ class Floor:
 
     def open_desk(self, settings: ProviderSettings) -> Desk:
         desk = self.desks[settings.name] = Desk(settings=settings, queue=TaskQueue(settings))
+        if settings.adaptive:
+            desk.adaptive = begin(None, settings.max_concurrency, MOST_ADAPTIVE)
         self.states[settings.name] = ProviderState()
         return desk
 
@@ -85,7 +90,7 @@ class Floor:
         successor = self.open_desk(desk.settings)
         self.states[desk.name] = state
         successor.routed, successor.deaths, successor.last_death = desk.routed, desk.deaths, desk.last_death
-        successor.outcomes, successor.traffic = desk.outcomes, desk.traffic
+        successor.outcomes, successor.traffic, successor.adaptive = desk.outcomes, desk.traffic, desk.adaptive
         desk.successor = successor
         self._share_slots(desk)
         for item in desk.queue.drain():
@@ -105,8 +110,14 @@ class Floor:
             desk.routed = desk.name in routed
 
     def _share_slots(self, desk: Desk) -> None:
-        if desk.successor is not None:
-            desk.successor.queue.set_concurrency(desk.settings.max_concurrency - len(desk.running))
+        if (successor := desk.successor) is not None:
+            successor.queue.set_concurrency(slots_of(successor) - len(desk.running))
+
+    def adapt(self, desk: Desk, adaptive: Adaptive) -> None:
+        """Another number of turns at once, as the server's own answers suggest."""
+        if desk.adaptive is not None and adaptive.limit != desk.adaptive.limit:
+            desk.queue.set_concurrency(adaptive.limit)
+        desk.adaptive = adaptive
 
     # -- into a queue ------------------------------------------------------------------------------------------------
 
@@ -187,6 +198,7 @@ class Floor:
         record.phase, record.attempt, record.seq, record.sent = Phase.RUNNING, record.attempt + 1, 0, False
         record.desk.running[record.number] = record
         record.generation, record.sent_at = record.desk.generation, now
+        record.beside = len(record.desk.running)
         target = record.target
         self.breakers.sent(
             record.place, target.provider, target.model, record.generation, now, pinned=record.plan.pinned
@@ -247,6 +259,11 @@ class Floor:
             desk.idle_since = self.clock()
             self._share_slots(desk)
         record.at_worker = False
+
+
+def slots_of(desk: Desk) -> int:
+    """How many turns the desk's provider gets at once."""
+    return desk.settings.max_concurrency if desk.adaptive is None else desk.adaptive.limit
 
 
 def _is_stuffed(desk: Desk) -> bool:

@@ -11,6 +11,7 @@ import trio
 
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import Lane
+from loopforge.runtime.adaptive import Adaptive
 from loopforge.runtime.journal.operations import Attempt
 from loopforge.runtime.kept import KeptFrames
 from loopforge.runtime.process import WorkerHandle
@@ -68,6 +69,7 @@ class TurnRecord:
     `desk`: where it waits or runs; `generation`: of the desk's worker that gave it a slot.
     `sent`: this attempt has reached a worker; `at_worker`: which has not let go of it yet.
     `tries`: its failed attempts; `alone`: the next one runs while no other is in flight there (a suspect).
+    `beside`: how many turns ran there when it was sent, itself among them.
     `relayed`: an event after `started` has gone out for this attempt.
     `held_for`: what it waits for while HELD ("its client", "a back-off", "a quota's reset"), until `due`.
     `cancel_why`: somebody cancelled; whatever the worker says next, the outcome is cancelled or what came before it.
@@ -102,6 +104,7 @@ class TurnRecord:
     at_worker: bool = False
     first_sent_at: float | None = None
     sent_at: float = 0.0
+    beside: int = 0
     started_at: float | None = None
     started: bool = False
     relayed: bool = False
@@ -132,7 +135,8 @@ class Desk:
     `generation` counts started workers; a slot belongs to (generation, turn). `wanted` is set while a worker should
     run. `back_at`: a worker that died is started again then. `down_until` is infinite for a worker that cannot start
     until the configuration changes. `retired`: set when another desk, or none, has taken its place; its worker ends
-    with its last turn. `successor`: the one that shares its slots.
+    with its last turn. `successor`: the one that shares its slots. `adaptive`: what is known of how
+    many turns a local server takes at once, None when somebody wrote it down.
     """
 
     settings: ProviderSettings
@@ -153,6 +157,7 @@ class Desk:
     last_death: str = ""
     rss_bytes: int = 0
     cpu_s: float = 0.0
+    adaptive: Adaptive | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     traffic: Traffic = field(default_factory=Traffic)
 

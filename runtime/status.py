@@ -60,6 +60,7 @@ def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
         "down_for_s": down_for_s if 0 < down_for_s < math.inf else None,
         "down_reason": desk.down_reason if desk.state is DeskState.DOWN else "",
         "slots": desk.settings.max_concurrency,
+        "slots_now": queue.max_concurrency,
         "running": len(desk.running),
         "reserve": queue.reserve,
         "queued": dict(queue.waiting),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from loopforge.drivers.registry import AwsSettings, Price, ProviderSettings, has_driver
 from loopforge.drivers.turn import Lane
 from loopforge.runtime.config.base_url import guess_vendor, is_exposed, is_loopback, trouble_with
+from loopforge.runtime.config.carrying import warn_of_routes, with_lacks
 from loopforge.runtime.config.findings import Findings, Path, describe, did_you_mean
 from loopforge.runtime.config.model import (
     ORIGINAL_TABLES,
@@ -66,14 +67,16 @@ def resolve(raw: Mapping[str, Any], file: FilePath, findings: Findings, env: Env
     http = _read_one(HttpTable, raw, "http", findings)
     for name, provider in providers.items():
         _check_provider(name, provider, findings)
-    targets = {kind: _targets(_references(kind, route), providers, findings) for kind, route in routes.items()}
+    places = {kind: _targets(_references(kind, route), providers, findings) for kind, route in routes.items()}
     missing = _missing_targets(routes, providers, findings)
     if findings.errors:
         return None
     settings = {name: _provider(name, provider.table) for name, provider in providers.items()}
-    resolved = {kind: _route(kind, route.table, targets[kind]) for kind, route in routes.items()}
-    resolved |= {kind: _route(kind, RouteTable(), found) for kind, found in missing.items()}
+    resolved = {kind: _route(kind, route.table, tuple(places[kind])) for kind, route in routes.items()}
+    resolved |= {kind: _route(kind, RouteTable(), tuple(found)) for kind, found in missing.items()}
+    resolved = {kind: with_lacks(route, settings) for kind, route in resolved.items()}
     _warn_of_routed(resolved, settings, findings, env)
+    warn_of_routes(resolved.values(), settings, {**places, **missing}, findings)
     return Config(
         path=str(file),
         providers=settings,
@@ -191,9 +194,9 @@ def _references(kind: str, read: Read[RouteTable]) -> Iterator[_Reference]:
 
 def _targets(
     references: Iterable[_Reference], providers: Mapping[str, Read[ProviderTable]], findings: Findings
-) -> tuple[Target, ...]:
-    """Where the references lead, in order, each once."""
-    targets: list[Target] = []
+) -> dict[Target, Path]:
+    """Where the references lead, in order, each once, and where the file says so."""
+    targets: dict[Target, Path] = {}
     for reference in references:
         target = _target(reference, providers, findings)
         if target is None:
@@ -201,8 +204,8 @@ def _targets(
         if target in targets:
             findings.warn(reference.provider_path, "this provider and model stand in the route before", "remove it")
         else:
-            targets.append(target)
-    return tuple(targets)
+            targets[target] = reference.provider_path
+    return targets
 
 
 def _target(reference: _Reference, providers: Mapping[str, Read[ProviderTable]], findings: Findings) -> Target | None:
@@ -240,7 +243,7 @@ def _known_provider(provider: str, providers: Mapping[str, object]) -> str:
 
 def _missing_targets(
     routes: Mapping[str, object], providers: Mapping[str, Read[ProviderTable]], findings: Findings
-) -> dict[str, tuple[Target, ...]]:
+) -> dict[str, dict[Target, Path]]:
     """Targets of the standing kinds that the file does not route: ollama / default, when there is an ollama."""
     missing = [kind for kind in STANDING_KINDS if kind not in routes]
     if not missing or any(problem.place in {"providers", "router"} for problem in findings.errors):
@@ -310,6 +313,7 @@ def _provider(name: str, table: ProviderTable) -> ProviderSettings:
         extra_body=table.extra_body,
         context_window=table.context_window,
         max_concurrency=concurrency,
+        adaptive=local and table.max_concurrency is None,
         reserve=reserve,
         max_queued=table.max_queued,
         max_queued_bytes=table.max_queued_bytes,
