@@ -90,7 +90,7 @@ def _service(told: Mapping[str, Any], socket: str, width: int) -> Iterable[str]:
             yield f"kept    on {one_line(durability)}{used}"
     if journal.get("problem"):
         owed = f"; outcomes that wait for room: {journal['owed']}" if journal.get("owed") else ""
-        text = f"the journal cannot write, so new turns are refused: {one_line(journal['problem'])}{owed}"
+        text = f"cannot write, so new turns are refused: {one_line(journal['problem'])}{owed}"
         yield from wrap(f"journal {text}", width, " " * 8)
     if journal.get("note"):
         yield from wrap(f"journal {one_line(journal['note'], _REASON_CHARACTERS)}", width, " " * 8)

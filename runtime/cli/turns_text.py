@@ -22,7 +22,7 @@ _ASKED = ("kind", "session", "lane", "provider", "model", "size", "detached", "r
 
 
 def list_lines(turns: Sequence[Plain], now: float, width: int) -> list[str]:
-    return table(_HEAD, [_row(turn, now) for turn in turns], right={4, 5}, shrink=(7, 6), drop=(7, 1), width=width)
+    return table(_HEAD, [_row(turn, now) for turn in turns], right={4, 5}, shrink=(7, 6), drop=(7, 1, 5), width=width)
 
 
 def _row(turn: Plain, now: float) -> Sequence[str]:

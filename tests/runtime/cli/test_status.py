@@ -174,3 +174,66 @@ def test_status_as_a_process(tmp_path: Path) -> None:
     run = loopforge(tmp_path, "status")
     assert run.returncode == 1
     assert "loopforge serve" in run.stderr
+
+
+HELD_UP: dict[str, Any] = {
+    **TOLD,
+    "durability": "disk",
+    "journal": {"problem": "disk full", "owed": 2, "used_bytes": 2**20, "note": "a damaged file was moved aside"},
+    "breakers": [
+        {"provider": "glm", "model": "", "state": "open", "for_s": 42.0, "why": "no\x1b key"},
+        {"provider": "kimi", "model": "k2", "state": "half open", "for_s": None, "why": "overloaded"},
+        {"provider": "gemini", "model": "pro", "state": "open", "for_s": None, "why": "quota"},
+        {"provider": "ollama", "model": "", "state": "closed", "for_s": None, "why": "once"},
+    ],
+    "providers": [
+        provider(
+            "deepseek",
+            state="ready",
+            generation=1,
+            queued={"normal": 3},
+            limits={"requests": 60, "requests_limit": 60, "tokens": 1234, "tokens_limit": 50_000, "next_in_s": 12.0},
+        ),
+        provider("ollama", state="retiring", generation=1, running=1),
+        provider("ollama", state="ready", generation=1, limits={"requests": 1, "next_in_s": None}),
+        provider("kimi", generation=1, limits={"requests": 1, "requests_limit": 0, "next_in_s": 3.0}),
+    ],
+    "live": [
+        {**TOLD["live"][0], "id": "waits", "phase": "held", "held_for": "a quota's reset", "held_s": 725.0},
+        {**TOLD["live"][0], "id": "runs", "held_for": "", "held_s": None},
+    ],
+}
+
+
+def test_status_says_what_keeps_turns_from_going_on() -> None:
+    lines = describe(HELD_UP, "s")
+    assert [line for line in lines if line.startswith(("kept", "journal"))] == [
+        "kept    on disk, 1.0 MB",
+        "journal cannot write, so new turns are refused: disk full; outcomes that wait for room: 2",
+        "journal a damaged file was moved aside",
+    ]
+    notes = lines[lines.index(next(line for line in lines if line.startswith("kimi "))) + 1 :]
+    spent = "60 of 60 requests and 1,234 of 50,000 tokens"
+    assert notes[: notes.index("")] == [
+        f"deepseek: its limits let the next turn start in 12 s: {spent} in the last minute",
+        "ollama: the retiring worker ends with the last turn it has; new ones go to another",
+        "kimi: its limits let the next turn start in 3.0 s, as the provider's headers say",
+        "glm gets no turns for 42 s more: no␛ key",
+        "kimi/k2 is tried with one turn after it failed: overloaded",
+        "gemini/pro gets no turns for the time being: quota",
+    ]
+    assert "waits waits for a quota's reset, at most 12 min 5 s more" in lines
+    assert not any(line.startswith("runs waits") for line in lines)
+
+
+@pytest.mark.parametrize("width", [70, 80, 120])
+def test_status_fits_the_terminal(width: int) -> None:
+    assert max(len(line) for line in describe(HELD_UP, "s", width)) <= width
+
+
+def test_a_table_shortens_columns_then_leaves_some_out_and_keeps_the_rest_whole() -> None:
+    head, rows = ("ID", "NAME", "NOTE"), [("i" * 20, "n" * 20, "x" * 20)]
+    assert table(head, rows, shrink=(2,), width=60)[1] == f"{'i' * 20}  {'n' * 20}  {'x' * 15}…"
+    assert table(head, rows, shrink=(2,), drop=(2, 1), width=50)[1] == f"{'i' * 20}  {'n' * 20}"
+    assert table(head, rows, shrink=(2, 1), drop=(1,), width=32)[1] == f"{'i' * 20}  {'x' * 9}…"
+    assert table(head, rows, shrink=(2, 1), drop=(2, 1), width=5) == ["ID", "i" * 20]
