@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from loopforge.drivers.draft import Draft
 from loopforge.drivers.errors import TurnRefused
 from loopforge.drivers.json_values import parse_object
-from loopforge.drivers.turn import JsonObject, Message, ToolCall, ToolResult
+from loopforge.drivers.turn import JsonObject, Message, Opaque, ToolCall, ToolResult
 
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes one each time
 
 
 def check_order(messages: Iterable[Message], draft: Draft) -> None:
@@ -82,14 +85,14 @@ def arguments_object(call: ToolCall, draft: Draft) -> JsonObject:
     return parsed
 
 
-def whole_call(call_id: str, name: str, text: str) -> ToolCall:
+def whole_call(call_id: str, name: str, text: str, opaque: Opaque | None = None) -> ToolCall:
     """A finished call from its raw arguments: "" and null are {}, invalid JSON keeps its text and is marked."""
     if text.strip() in ("", "null"):
         text = "{}"
     parsed = parse_object(text)
-    return ToolCall(id=call_id, name=name, arguments=text, parsed=parsed, invalid=parsed is None)
+    return ToolCall(id=call_id, name=name, arguments=text, parsed=parsed, invalid=parsed is None, opaque=opaque)
 
 
 def arguments_text(arguments: object) -> str:
     """Arguments that came as an object, as the text a ToolCall keeps."""
-    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+    return _write(arguments)

@@ -30,6 +30,22 @@ def parse_json(text: str) -> Any:
     return without_surrogates(value, text)
 
 
+def parse_json_at(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins at `start`, as parse_json gives it, and where it ends. Raises ValueError.
+
+    Of what is no scalar the end is certain: nothing that begins an object is an object.
+    """
+    try:
+        value, end = _raw_decode(text, start)
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
+    if text.count("{", start, end) + text.count("[", start, end) > MAX_DEPTH and not _is_shallow(value):
+        raise ValueError("nested too deeply")
+    if text.find("\\ud", start, end) < 0 and text.find("\\uD", start, end) < 0:
+        return value, end
+    return _scrub(value), end
+
+
 def ends_early(text: str, error: ValueError) -> bool:
     """Whether JSON that parse_json raised `error` for was cut, and is not something else: by where reading it ended."""
     if isinstance(error, json.JSONDecodeError) and error.pos >= len(text):
@@ -40,7 +56,7 @@ def ends_early(text: str, error: ValueError) -> bool:
 def parse_object(text: str) -> JsonObject | None:
     """The JSON object that `text` is, None for anything else. An integer beyond 64 bits becomes a float."""
     try:
-        parsed = json.loads(text, parse_int=_parse_int, parse_constant=_no_constant)
+        parsed = _object_decoder.decode(text)
     except (ValueError, RecursionError):
         return None
     return without_surrogates(parsed, text) if isinstance(parsed, dict) and is_portable(parsed) else None
@@ -102,6 +118,11 @@ def _parse_int(digits: str) -> int | float:
 
 def _no_constant(name: str) -> None:
     raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
+
+
+_object_decoder = json.JSONDecoder(
+    parse_int=_parse_int, parse_constant=_no_constant
+)  # made once: it costs as much as 60 B
 
 
 def to_json(value: object) -> str:

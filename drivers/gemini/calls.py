@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loopforge.drivers.conversation import arguments_text, made_call_id, whole_call
@@ -20,7 +20,6 @@ from loopforge.drivers.turn import (
     JsonObject,
     Opaque,
     TextDelta,
-    ToolCall,
     ToolCallArguments,
     ToolCallEnd,
     ToolCallStart,
@@ -107,15 +106,9 @@ class Calls:
         if call.index < 0:
             out.append(TextDelta(text))
             return
-        whole = whole_call(call.id, call.name, text)
-        whole = ToolCall(
-            id=whole.id,
-            name=whole.name,
-            arguments=whole.arguments,
-            parsed=whole.parsed if valid else None,
-            invalid=whole.invalid or not valid,
-            opaque=call.opaque,
-        )
+        whole = whole_call(call.id, call.name, text, call.opaque)
+        if not valid:
+            whole = replace(whole, parsed=None, invalid=True)
         out += (ToolCallArguments(call.index, text), ToolCallEnd(call.index, whole))
 
     def _add_piece(self, call: _Call, piece: object) -> None:

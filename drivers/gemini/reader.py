@@ -15,7 +15,7 @@ from loopforge.drivers.fold import Fold
 from loopforge.drivers.gemini.answer import Answer
 from loopforge.drivers.gemini.failures import Asked
 from loopforge.drivers.gemini.splitter import JsonSplitter
-from loopforge.drivers.json_values import parse_json
+from loopforge.drivers.json_values import parse_json, parse_json_at
 from loopforge.drivers.sse import MAX_EVENT_BYTES, SseReader
 from loopforge.drivers.turn import Delta, Turn
 
@@ -122,8 +122,35 @@ class GeminiReader:
             self._feed_objects(data[bare:], out)
 
     def _feed_objects(self, data: bytes, out: list[Delta]) -> None:
+        if self._objects.unfinished:
+            first, data = self._objects.finish(data)
+            if first is not None:
+                self._on_event(first.decode("utf-8", "replace"), out)
+        data = self._read_whole_objects(data, out)
         for item in self._objects.feed(data):
             self._on_event(item.decode("utf-8", "replace"), out)
+
+    def _read_whole_objects(self, data: bytes, out: list[Delta]) -> bytes:
+        """Read the objects at the start of `data` that are whole in it, and give the rest, for the splitter.
+
+        Parsing tells where an object ends, and looking for its end first takes twice as long as that.
+        """
+        until = data.rfind(b"}") + 1
+        if until > MAX_EVENT_BYTES:
+            return data
+        try:
+            text = data[:until].decode()
+        except UnicodeDecodeError:
+            return data
+        at = 0
+        while (start := text.find("{", at)) >= 0:
+            try:
+                chunk, at = parse_json_at(text, start)
+            except ValueError:
+                break
+            self.events += 1
+            self._answer.read_chunk(chunk, out)
+        return data[at if text.isascii() else len(text[:at].encode()) :]
 
     def _on_event(self, text: str, out: list[Delta]) -> None:
         self.events += 1

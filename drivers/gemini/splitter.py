@@ -24,11 +24,18 @@ class JsonSplitter:
         self._depth = 0
         self._in_string = False
         self._escaped = False
+        self._read_to = 0  # the end in `data` of the latest object
 
     @property
     def unfinished(self) -> bool:
         """The bytes so far end inside an object."""
         return self._depth > 0
+
+    def finish(self, data: bytes) -> tuple[bytes | None, bytes]:
+        """The object under way, if `data` completes it, and what follows it. Raises WireMismatch as `feed` does."""
+        for item in self.feed(data):
+            return item, data[self._read_to :]
+        return None, b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The objects that `data` completes; exhaust it. Raises WireMismatch at an object beyond the bound."""
@@ -57,8 +64,10 @@ class JsonSplitter:
                     self._depth -= 1
                     if not self._depth:
                         self._check(at - start)
-                        yield bytes(self._kept) + data[start:at]
+                        item = bytes(self._kept) + data[start:at]
                         self._kept.clear()
+                        self._read_to = at
+                        yield item
         self._check(len(data) - start)
         self._kept += data[start:]
 

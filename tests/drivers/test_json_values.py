@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopforge.drivers.json_values import MAX_DEPTH, ends_early, is_portable, merge, parse_json, parse_object
+from loopforge.drivers.json_values import (
+    MAX_DEPTH,
+    ends_early,
+    is_portable,
+    merge,
+    parse_json,
+    parse_json_at,
+    parse_object,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
@@ -22,6 +30,19 @@ JSON = st.recursive(
 def test_json_is_read_as_the_standard_library_reads_it(value: object) -> None:
     assert parse_json(json.dumps(value)) == value
     assert parse_json(json.dumps(value) + " \n") == value
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=3), st.text(max_size=9), st.text(max_size=9))
+def test_an_object_is_read_where_it_stands_and_ends_where_it_ends(value: object, before: str, behind: str) -> None:
+    written = json.dumps(value)
+    read, end = parse_json_at(before + written + behind, len(before))
+    assert (read, end) == (parse_json(written), len(before) + len(written))
+
+
+@pytest.mark.parametrize("inner", ["[" * MAX_DEPTH + "]" * MAX_DEPTH, "[" * 100_000 + "]" * 100_000, "{", "", '"\n"'])
+def test_what_is_no_object_where_it_stands_is_a_value_error(inner: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_json_at(f', {{"a": {inner}}}, ', 2)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1} {"b": 2}', "{]", "nonsense", '{"a": "\n"}'])

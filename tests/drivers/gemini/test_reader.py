@@ -7,13 +7,14 @@ import json
 
 import pytest
 
-from loopforge.drivers.errors import DriverError
+from loopforge.drivers.errors import DriverError, StreamBroken
 from loopforge.drivers.turn import (
     Audio,
     Image,
     JsonSchema,
     OpaquePart,
     Text,
+    TextDelta,
     Thinking,
     Tool,
     Usage,
@@ -54,6 +55,26 @@ def test_the_elements_of_an_array_are_handed_on_as_they_come() -> None:
     first = json.dumps([chunk(text("a"))])[:-1].encode()
     assert reader.feed(first)
     assert reader.events == 1
+
+
+@pytest.mark.parametrize("size", [*range(1, 200, 3), 10_000])
+def test_an_array_is_read_alike_whatever_is_whole_in_a_piece_of_it(size: int) -> None:
+    spelled = {"Grüße {": "Grüße {", '}"{[': r"}\"{[", "\ufffd": r"\ud83d", "字": "字", "!": "!", "]}": "]}"}
+    written = [json.dumps(chunk(text("HERE"))).replace("HERE", spelling) for spelling in spelled.values()]
+    body = f"[{', '.join([*written, json.dumps(DONE)])}]".encode()
+    no_utf8 = body.replace(b'"!"', b'"\xff"')
+    assert text_of(read_body(body, cut=size)) == f"{''.join(spelled)}."
+    assert text_of(read_body(no_utf8, cut=size)) == f"{''.join(spelled)}.".replace("!", "\ufffd")
+    assert read_body(body, cut=size).events == read_body(no_utf8, cut=size).events == len(spelled) + 1
+
+
+def test_what_is_nested_too_deeply_ends_an_array_behind_what_came_before_it() -> None:
+    reader = driver_for().new_reader(ask(user("Hi")), {})
+    deep = b'{"a":' * 200 + b"1" + b"}" * 200
+    first = reader.feed(b"[" + json.dumps(chunk(text("a"))).encode() + b"," + deep)
+    assert TextDelta("a") in first
+    with pytest.raises(StreamBroken, match="no JSON"):
+        reader.feed(b"]")
 
 
 def test_an_array_that_ends_inside_an_element_is_cut() -> None:
