@@ -6,7 +6,11 @@ relay.py         deltas a second: worker -> supervisor -> client, and provider -
 isolation.py     what a provider's trouble costs the planning turns of another
 startup.py       how soon things are there, and how soon they are gone
 queue.py         what a decision of the task queue costs
+readers.py       what each driver reads: MB and events a second
 journal.py       turns accepted on disk: how many a second, how long each waits
+restart.py       how soon things go on after kill -9
+faults.py        a soak: everything is killed and made to fail, then the books must balance
+chaos.py         what goes wrong during it, drawn from a seed
 report.py        options, interleaved rounds, medians, the machine, goals: what every benchmark shares
 stack.py         simulator, service and workers as real processes, and a client
 workload.py      seeded arrivals, read from workloads/
