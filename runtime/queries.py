@@ -8,12 +8,15 @@ journal/operations.py. The answer is what that operation answers with, as plain 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from loopforge.runtime.journal.operations import List, Operation, Purge, Show, Usage
 from loopforge.workers.packing import from_plain, to_plain
 
 RETRY = "retry"
+MAX_LISTED = 1000
+"""Turns in one answer: the loop makes a frame of so many in 12 ms, and no turn goes on meanwhile."""
 QUERIES: dict[str, type[Operation[Any]]] = {"turns": List, "turn": Show, "usage": Usage, "purge": Purge, RETRY: Show}
 
 
@@ -25,7 +28,10 @@ def operation_of(header: dict[str, Any]) -> Operation[Any]:
         raise ValueError(f"{what[:40]!r} is none of {', '.join(QUERIES)}")
     if what == RETRY:
         members["with_body"] = True
-    return from_plain(QUERIES[what], members)
+    operation = from_plain(QUERIES[what], members)
+    if isinstance(operation, List):
+        return replace(operation, limit=min(max(operation.limit, 1), MAX_LISTED))
+    return operation
 
 
 def answer_of(result: object) -> Any:

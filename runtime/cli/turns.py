@@ -26,7 +26,7 @@ from loopforge.runtime.cli.when import Moment, Span
 from loopforge.runtime.config import paths
 
 MAX_LISTED = 1000
-"""The service makes the answer in its loop: 1,000 turns take it 20 ms."""
+"""As the service answers at most."""
 PURGE_S = 600.0
 """Turns are deleted in small steps between the journal's other work."""
 _IDS_AT_ONCE = 100
