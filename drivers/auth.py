@@ -41,8 +41,12 @@ _BY_KIND: Mapping[Kind, Scheme] = {
 _BY_VENDOR: Mapping[tuple[Kind, str], Scheme] = {
     ("openai_compatible", "azure"): API_KEY,
     ("gemini", "vertex"): BEARER,  # an OAuth token; Vertex's API keys go as Google's own
+    # Servers of the Messages wire that answer 401 to x-api-key:
+    ("anthropic", "ollama"): BEARER,  # https://github.com/ollama/ollama/issues/16922
+    ("anthropic", "vllm"): BEARER,  # https://github.com/vllm-project/vllm/issues/51572
 }
 _AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
+_OLLAMA_HOST = "ollama.com"
 
 
 def open_auth(settings: ProviderSettings, key: str) -> Auth:
@@ -132,6 +136,8 @@ def _vendor(settings: ProviderSettings) -> str:
         host = urlsplit(settings.base_url).hostname or ""
     except ValueError:  # the transport says what is wrong with it
         return ""
+    if host == _OLLAMA_HOST or host.endswith(f".{_OLLAMA_HOST}"):
+        return "ollama"
     return "azure" if host.endswith(_AZURE_HOSTS) else ""
 
 

@@ -142,6 +142,7 @@ _DOMAINS: Mapping[str, Vendor] = {
     "api.moonshot.cn": "kimi",
     "api.kimi.com": "kimi",
     "aliyuncs.com": "qwen",
+    "ollama.com": "ollama",
 }
 _OLLAMA_PORT = 11434
 

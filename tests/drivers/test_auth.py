@@ -44,6 +44,17 @@ async def test_azure_has_a_header_of_its_own(members: dict[str, str]) -> None:
     assert await headers_of(open_auth(settings(**members), KEY)) == {"api-key": KEY}
 
 
+@pytest.mark.parametrize("members", [{"vendor": "ollama"}, {"base_url": "https://ollama.com"}, {"vendor": "vllm"}])
+async def test_some_servers_take_a_bearer_key_on_anthropics_wire_too(members: dict[str, str]) -> None:
+    assert await headers_of(open_auth(settings(kind="anthropic", **members), KEY)) == {"authorization": f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("host", ["api.anthropic.com", "openrouter.ai", "ollama.com.example", "notollama.com"])
+async def test_other_gateways_of_anthropics_wire_take_its_header(host: str) -> None:
+    auth = open_auth(settings(kind="anthropic", base_url=f"https://{host}"), KEY)
+    assert await headers_of(auth) == {"x-api-key": KEY}
+
+
 async def test_a_vendor_that_is_named_outranks_the_address() -> None:
     auth = open_auth(settings(vendor="openai", base_url="https://gateway.openai.azure.com/v1"), KEY)
     assert await headers_of(auth) == {"authorization": f"Bearer {KEY}"}

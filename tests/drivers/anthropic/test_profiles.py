@@ -24,6 +24,7 @@ from loopforge.drivers.claude_models import claude_version
         ("https://api.moonshot.ai/anthropic", "kimi"),
         ("https://dashscope-intl.aliyuncs.com/apps/anthropic", "qwen"),
         ("http://127.0.0.1:11434", "ollama"),
+        ("https://ollama.com", "ollama"),
         ("http://127.0.0.1:8000", "generic"),
         ("https://api.anthropic.com.evil.example", "generic"),
         ("http://[::1", "generic"),
