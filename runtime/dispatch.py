@@ -27,6 +27,7 @@ from loopforge.runtime.journal.operations import (
     Found,
     Journal,
     Known,
+    Purge,
     StoredTurn,
 )
 from loopforge.runtime.ledger import MAX_SEQ, Ledger, outcome_frame
@@ -438,6 +439,8 @@ class Dispatcher:
             off = "turns are kept in memory only: the journal is off"
             client.send(error_frame(frame.turn, JournalFailed(what=off, action="set journal = true in [runtime]")))
             return
+        if isinstance(operation, Purge):
+            self.ledger.kept.forget_outcomes(None if operation.all_ended else operation.ids)
         self.ledger.journal.post(operation, then)
 
     def _retry(self, turn_id: str, watcher: Watcher, result: Found | JournalFailed) -> None:

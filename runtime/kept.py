@@ -8,6 +8,7 @@ what Python adds to a frame, because most deltas are smaller than the object tha
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -203,6 +204,11 @@ class KeptFramesPool:
         if (ring := self._running.pop(turn_id, None)) is not None:
             ring.end()
         self._drop_outcome(turn_id)
+
+    def forget_outcomes(self, turn_ids: Iterable[str] | None = None) -> None:
+        """Drop the outcomes of these turns, or of all that have ended; turns that run are left alone."""
+        for turn_id in list(self._finished if turn_ids is None else turn_ids):
+            self._drop_outcome(turn_id)
 
     def running(self, turn_id: str) -> KeptFrames | None:
         """The ring of a turn that has not ended."""

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 
 from loopforge.drivers.errors import TurnError, TurnRefused
 from loopforge.runtime.errors import BadTurn, Draining, TurnCancelled, UnknownTurn
+from loopforge.runtime.journal.disk import open_journal
 from loopforge.runtime.journal.operations import List
 from loopforge.runtime.queries import MAX_LISTED, operation_of
 from loopforge.workers.messages import FrameType, pack, unpack
@@ -126,3 +127,18 @@ async def test_a_cancelled_turn_keeps_its_request_and_a_done_one_does_not(
             told = await ask(core, "turn", id=turn_id, with_body=True)
             kept[turn_id] = bool(told["turn"].get("body"))
         assert kept == {"d": False, "c": True}
+
+
+@pytest.mark.parametrize("which", [{"ids": ["t", "never"]}, {"all_ended": True}])
+async def test_a_turn_that_was_deleted_is_known_nowhere_any_more(tmp_path: Path, which: dict[str, Any]) -> None:
+    async with (
+        open_journal(tmp_path / "journal.db", retain_days=7, retain_mb=512) as journal,
+        open_core(journal=journal) as core,
+    ):
+        assert (await core.runtime.ask(turn("t"))).text == "hello"
+        core.workers.scripts["t"] = [(Say("again"), Finish())]
+        assert (await core.runtime.ask(turn("t"))).text == "hello", "the stored reply"
+        assert await ask(core, "purge", **which) == {"turns": 1}
+        with pytest.raises(UnknownTurn):
+            await core.runtime.wait("t")
+        assert (await core.runtime.ask(turn("t"))).text == "again"
