@@ -112,7 +112,7 @@ class Dispatcher:
             record.unanswered.append(watcher)
             watcher.client.turns[watcher.number] = record
             return True
-        if record is None and header.get("retry"):
+        if record is None and header.get("retry") and not self.ledger.is_done(turn_id):
             return False
         _accept(watcher, turn_id)
         if record is None:

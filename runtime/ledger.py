@@ -87,6 +87,11 @@ class Ledger:
         outcome = self.kept.outcome(turn_id)
         return None if outcome is None else outcome.body_hash
 
+    def is_done(self, turn_id: str) -> bool:
+        """Whether the outcome kept of an ended turn is its reply: then it is not bought again, whoever asks."""
+        outcome = self.kept.outcome(turn_id)
+        return outcome is not None and outcome.frame[TYPE_AT] == FrameType.DONE
+
     def expect_end(self) -> None:
         """No turn comes any more: `empty` is set when the last one has its outcome."""
         self._ending = True

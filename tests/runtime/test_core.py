@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from loopforge.drivers.errors import RateLimited, TurnError, WorkerLost
+from loopforge.drivers.errors import RateLimited, TurnError, TurnRefused, WorkerLost
 from loopforge.drivers.turn import Accepted, Done, Event, Failed, Finished, Restarted, Started, TextDelta
 from loopforge.runtime.errors import (
     BadTurn,
@@ -228,6 +228,18 @@ async def test_the_same_id_and_body_give_the_same_turn_and_another_body_a_confli
         assert len(core.workers.attempts["t1"]) == 1
         with pytest.raises(IdConflict):
             await core.runtime.ask(turn("t1", temperature=1.0))
+
+
+async def test_retry_runs_what_failed_again_and_buys_nothing_twice(autojump_clock: MockClock) -> None:
+    workers = FakeWorkers(scripts={"bad": [(Break(TurnRefused("local")),)]})
+    async with open_core(workers=workers) as core:
+        await core.runtime.ask(turn("good"))
+        with pytest.raises(TurnRefused):
+            await core.runtime.ask(turn("bad"))
+        workers.scripts.clear()
+        for name in ("good", "bad", "bad"):
+            assert (await core.runtime.ask(turn(name), retry=True)).text == "hello"
+        assert {name: len(attempts) for name, attempts in workers.attempts.items()} == {"good": 1, "bad": 2}
 
 
 async def test_a_second_client_attaches_to_a_running_turn_and_sees_all_of_it(autojump_clock: MockClock) -> None:
