@@ -45,7 +45,8 @@ class ProviderState:
     `down_until`: on the clock of `now`; while it lies ahead the provider is down, math.inf: until the config changes.
     `down_error`: why, when it is more than a crashed worker (no key, no driver); turns fail with a copy of it.
     `free_slots`, `queued`: of its task queue; they matter to routes with `spill`.
-    `lacks`: features (SubmitHeader.features) that its driver refuses. State about single models is a Look's.
+    `lacks`: features (SubmitHeader.features) that its driver refuses for every model; a Target has its own. State about
+    single models is a Look's.
     """
 
     phase: Literal["idle", "starting", "up"] = "idle"
@@ -333,8 +334,11 @@ def _state(target: Target, states: Mapping[str, ProviderState]) -> ProviderState
 
 
 def _missing(target: Target, features: Collection[str], states: Mapping[str, ProviderState]) -> list[str]:
-    """The turn's features that the target's provider cannot carry."""
-    return sorted(feature for feature in _state(target, states).lacks if feature in features)
+    """The turn's features that the target, or its whole provider, cannot carry."""
+    lacks = _state(target, states).lacks
+    if not lacks and not target.lacks:
+        return []
+    return sorted(feature for feature in lacks.union(target.lacks) if feature in features)
 
 
 def _passed_over(

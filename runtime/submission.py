@@ -36,7 +36,7 @@ def with_id(turn: Turn) -> Turn:
 
 def _features(turn: Turn) -> set[str]:
     """What the turn asks of a route, for SUBMIT's header."""
-    features = {"tools"} if turn.tools else set()
+    features = {"tools"} if turn.tools and turn.tool_choice != "none" else set()
     if isinstance(turn.output, JsonSchema):
         features.add("schema")
     if turn.thinking not in (None, "off"):
@@ -44,7 +44,23 @@ def _features(turn: Turn) -> set[str]:
     for message in turn.messages:
         for part in message.content:
             features |= _part_features(part)
-    return features
+    return features | _new_media(turn)
+
+
+def _new_media(turn: Turn) -> set[str]:
+    """Media of the last question that has no other form: what a driver refuses where it leaves older ones out."""
+    last = max((number for number, message in enumerate(turn.messages) if message.role == "user"), default=0)
+    found = set()
+    for message in turn.messages[last:]:
+        for part in message.content if message.role == "user" else ():
+            match part:
+                case Image():
+                    found.add("new images")
+                case Document(data=b"") | Document(media_type="application/pdf"):
+                    found.add("new documents")
+                case Audio(transcript=""):
+                    found.add("new audio")
+    return found
 
 
 def _part_features(part: Part) -> set[str]:

@@ -79,8 +79,10 @@ class SubmitHeader(TypedDict):
 
     `hash`: of the body, for IdConflict. `remaining_ms`: to the deadline, None for the route's own; clocks differ
     between processes, so no absolute time travels. `features`: what the turn asks of a route (tools, images,
-    documents, audio, thinking, schema, cache). `size`: estimate of the prompt in tokens. `resend_safe`: False when a
-    lost attempt must not be sent again. `retry`: a turn of this id that failed or was cancelled is tried anew.
+    documents, audio, thinking, schema, cache), and media that the last question is about, which a driver refuses rather
+    than leaves out ("new images", "new documents", "new audio"). `size`: estimate of the prompt in tokens.
+    `resend_safe`: False when a lost attempt must not be sent again. `retry`: a turn of this id that failed or was
+    cancelled is tried anew.
     """
 
     id: str

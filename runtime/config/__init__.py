@@ -2,6 +2,7 @@
 
 model.py      what may stand in config.toml: every table, key, type and bound (pydantic, and only here)
 resolve.py    what it means: references between tables, defaults, what is not acted on yet
+carrying.py   what a route asks for that its models cannot do
 base_url.py   whether a URL can be used, whose API it is, whether it is on this machine
 load.py       the file on disk -> a checked configuration, or every problem in it
 positions.py  on which line of a TOML text each key stands

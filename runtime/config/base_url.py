@@ -43,6 +43,13 @@ VENDORS: tuple[str, ...] = (
     GENERIC,
 )
 
+OTHER_VENDORS = ("anthropic", "google", "vertex")
+"""Of kinds that have profiles of their own, or one vendor alone."""
+_MESSAGES_VENDORS = frozenset({
+    "azure", "openrouter", "minimax", "deepseek", "glm", "kimi", "qwen", "ollama", "vllm", "llamacpp", "lmstudio",
+})  # fmt: skip
+_VENDOR_OF_KIND = {"gemini": "google", "dashscope_native": "qwen", "zhipu_native": "glm", "minimax_native": "minimax"}
+
 _QUERY_OF_VENDOR = {
     "azure": re.compile("api-version="),
     "minimax": re.compile(r"GroupId=\d+$"),  # which keys of old accounts want beside them
@@ -64,6 +71,25 @@ def guess_vendor(base_url: str) -> str:
         if vendor := _VENDOR_OF_DOMAIN.get(".".join(labels[start:])):
             return vendor
     return GENERIC
+
+
+def vendor_of(kind: str, base_url: str) -> str:
+    """The vendor in the words of that kind's driver, by a usable base_url; "" where there is nothing to choose."""
+    if kind == "openai_compatible":
+        return guess_vendor(base_url)
+    if kind == "anthropic":
+        if _is_at(base_url, "api.anthropic.com"):
+            return "anthropic"
+        gateway = guess_vendor(base_url)
+        return gateway if gateway in _MESSAGES_VENDORS else GENERIC
+    if kind == "gemini" and _is_at(base_url, "aiplatform.googleapis.com"):
+        return "vertex"
+    return _VENDOR_OF_KIND.get(kind, "")
+
+
+def _is_at(base_url: str, domain: str) -> bool:
+    host = _host(base_url)
+    return host == domain or host.endswith((f".{domain}", f"-{domain}"))  # us-central1-aiplatform…
 
 
 def is_loopback(base_url: str) -> bool:

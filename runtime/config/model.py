@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from loopforge.drivers.registry import KINDS, Kind
 from loopforge.drivers.turn import LANES, Effort, Lane
-from loopforge.runtime.config.base_url import VENDORS
+from loopforge.runtime.config.base_url import OTHER_VENDORS, VENDORS
 from loopforge.runtime.config.findings import Findings, Path, describe, did_you_mean, looks_like_key, shorten
 from loopforge.runtime.config.paths import MAX_SOCKET_PATH_BYTES
 from loopforge.runtime.config.positions import PathPart
@@ -61,8 +61,8 @@ def _plain_text(value: str) -> str:
 
 
 def _vendor(value: str) -> str:
-    if value and value not in VENDORS:
-        hint = did_you_mean(value, VENDORS, '"{}"')
+    if value and value not in VENDORS + OTHER_VENDORS:
+        hint = did_you_mean(value, VENDORS + OTHER_VENDORS, '"{}"')
         raise _refuse(f"there is no vendor profile {describe(value)}", f'"" guesses it from base_url; {hint}')
     return value
 

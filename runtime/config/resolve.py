@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from loopforge.drivers.registry import AwsSettings, Price, ProviderSettings, has_driver
 from loopforge.drivers.turn import Lane
-from loopforge.runtime.config.base_url import guess_vendor, is_exposed, is_loopback, trouble_with
+from loopforge.runtime.config.base_url import is_exposed, is_loopback, trouble_with, vendor_of
 from loopforge.runtime.config.carrying import warn_of_routes, with_lacks
 from loopforge.runtime.config.findings import Findings, Path, describe, did_you_mean
 from loopforge.runtime.config.model import (
@@ -287,7 +287,7 @@ def _warn_of_routed(
 
 
 def _provider(name: str, table: ProviderTable) -> ProviderSettings:
-    vendor = table.vendor or guess_vendor(table.base_url)
+    vendor = table.vendor or vendor_of(table.kind, table.base_url)
     local = is_loopback(table.base_url)
     concurrency = table.max_concurrency
     if concurrency is None:

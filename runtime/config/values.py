@@ -13,10 +13,14 @@ from loopforge.drivers.turn import Effort, Lane
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A (provider, model) pair; the model is resolved, never "default"."""
+    """A (provider, model) pair; the model is resolved, never "default".
+
+    `lacks`: features (SubmitHeader.features) that it refuses, as far as is known; it does not make it another target.
+    """
 
     provider: str
     model: str
+    lacks: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

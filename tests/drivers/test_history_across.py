@@ -316,13 +316,13 @@ CALLS: dict[str, Callable[[Json], Iterator[tuple[str, str]]]] = {
     **dict.fromkeys(("openai_compatible", "dashscope_native", "zhipu_native", "minimax_native"), chat_calls),
     "anthropic": lambda body: ((call["id"], call["name"]) for call in blocks(body, "tool_use")),
     "bedrock": lambda body: ((call["toolUseId"], call["name"]) for call in blocks(body, "toolUse")),
-    "gemini": lambda body: ((call.get("id", call["name"]), call["name"]) for call in blocks(body, "functionCall")),
+    "gemini": lambda body: ((call.get("id") or call["name"], call["name"]) for call in blocks(body, "functionCall")),
 }
 RESULTS: dict[str, Callable[[Json], Iterator[str]]] = {
     **dict.fromkeys(("openai_compatible", "dashscope_native", "zhipu_native", "minimax_native"), chat_results),
     "anthropic": lambda body: (result["tool_use_id"] for result in blocks(body, "tool_result")),
     "bedrock": lambda body: (result["toolUseId"] for result in blocks(body, "toolResult")),
-    "gemini": lambda body: (result.get("id", result["name"]) for result in blocks(body, "functionResponse")),
+    "gemini": lambda body: (result.get("id") or result["name"] for result in blocks(body, "functionResponse")),
 }
 IDS: dict[str, str] = {
     "openai_compatible": ".{1,512}",

@@ -86,7 +86,7 @@ def test_an_unknown_name_is_an_attribute_error_that_tells_it() -> None:
 # What a layer may take from the layer below: messages, not machinery.
 TAKEN = {
     ("runtime", "workers"): {"channel", "frame_types", "framing", "messages", "packing"},
-    ("runtime", "drivers"): {"errors", "fold", "registry", "turn"},
+    ("runtime", "drivers"): {"capabilities", "errors", "fold", "registry", "turn"},
     ("workers", "runtime"): set(),
     ("drivers", "runtime"): set(),
     ("drivers", "workers"): set(),

@@ -247,6 +247,20 @@ def test_a_provider_that_lacks_a_feature_is_passed_over_and_the_reply_will_say_s
     assert names(resolve("coding", features=["tools"], states=states))[0] == "ollama/qwen3-coder"
 
 
+def test_a_model_that_lacks_a_feature_is_passed_over_where_another_one_of_the_same_provider_is_not() -> None:
+    blind = Target(provider="ollama", model="llama3.2", lacks=("new images", "tools"))
+    targets = (blind, Target(provider="ollama", model="llava", lacks=("tools",)))
+    routes = {"coding": Route(kind="coding", targets=targets)}
+    plan = route("coding", "", "", ["new images"], routes, PROVIDERS, {}, NOW)
+    assert names(plan) == ["ollama/llava"]
+    assert plan.warnings == ("ollama was passed over: it cannot carry new images",)
+    assert names(route("coding", "", "", ["images"], routes, PROVIDERS, {}, NOW)) == ["ollama/llama3.2", "ollama/llava"]
+    with pytest.raises(NoRoute, match="ollama: new images, tools; ollama: tools"):
+        route("coding", "", "", ["new images", "tools"], routes, PROVIDERS, {}, NOW)
+    pinned = route("coding", "ollama", "llama3.2", ["new images"], routes, PROVIDERS, {}, NOW)
+    assert names(pinned) == ["ollama/llama3.2"]  # the client's own choice is for the driver to refuse
+
+
 def test_features_nobody_can_carry_are_refused_with_who_lacks_what() -> None:
     states = {name: ProviderState(lacks=frozenset({"audio"})) for name in PROVIDERS}
     with pytest.raises(NoRoute) as caught:

@@ -59,7 +59,8 @@ def test_show_works_before_there_is_a_file_and_says_so(tmp_path: Path) -> None:
 def test_json_is_the_routes_with_every_default_filled_in(config: Path) -> None:
     shown = json.loads(succeed(config.parent, "route", "show", "coding", "--json"))
     assert (shown["path"], list(shown["router"])) == (str(config), ["coding"])
-    assert shown["router"]["coding"]["targets"] == [{"provider": "ollama", "model": "llama3.2"}]
+    (target,) = shown["router"]["coding"]["targets"]
+    assert target == {"provider": "ollama", "model": "llama3.2", "lacks": ["new audio", "new documents"]}
     assert shown["router"]["coding"]["lane"] == "normal"
 
 
