@@ -363,7 +363,8 @@ class Attempts:
             if record.plan.pinned:
                 continue
             failure = self._failure(record, error, now)
-            lasting = rule_for(error).breaker == "opens"
+            reopens_at = failure.options[failure.current].closed_until
+            lasting = rule_for(error).breaker == "opens" or reopens_at >= record.deadline
             way = decide(failure, now, jitter=self._jitter()) if lasting else leave_closed(failure, now)
             if way is not None:
                 desk.queue.cancel(item.id)

@@ -102,6 +102,6 @@ max_concurrency = 64
 [router]
 planning = {{ provider = "{LOCAL}" }}
 coding = {{ provider = "{SLOW}" }}
-review = {{ provider = "{STUCK}" }}
+review = {{ provider = "{STUCK}", fallbacks = ["{SLOW}"] }}
 summary = {{ provider = "{CRASH}" }}
 """

@@ -6,6 +6,7 @@ The document is stable: members may be added, none is renamed or removed. Durati
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import loopforge
@@ -175,15 +176,19 @@ def _p99(seen: Spread | None) -> str:
 
 
 def _failures(scene: Scene) -> list[str]:
-    """Why turns failed: one line for each kind and class of error."""
+    """What went otherwise than planned: one line for each kind and class of error, fallback, or new worker."""
     lines = []
-    for kind in TARGETS:
+    for kind, provider in TARGETS.items():
         summary = _of_kind(scene, kind)
         for name, number in summary.failed.items():
             waited = f", told after {duration(summary.failed_after.p50_s)}" if summary.failed_after else ""
             lines.append(f"{count(number, f'{kind} turn')} failed with {name}{waited}")
-        if summary.resent:
-            lines.append(f"{count(summary.resent, f'{kind} turn')} sent again to the new worker")
+        entries = [entry for entry in scene.entries if entry.kind == kind]
+        moved = Counter(entry.provider for entry in entries if entry.outcome == "done" and entry.provider != provider)
+        for other, number in moved.items():
+            lines.append(f"{count(number, f'{kind} turn')} answered by {other} instead of {provider}")
+        if again := sum(entry.restarts > 0 and entry.provider in ("", provider) for entry in entries):
+            lines.append(f"{count(again, f'{kind} turn')} sent again to the new worker")
     return [*lines, ""] if lines else []
 
 

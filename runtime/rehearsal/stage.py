@@ -23,6 +23,8 @@ TOKENS_PER_S = 150.0
 ANSWER_TOKENS = 400
 """More than any turn asks for: the turn's own limit ends the answer."""
 LEAST_PATIENCE_S = 2.0
+PATIENT_TRIES = 3
+"""A turn's deadline in a rehearsal leaves time for that many silences: then it fails with what kept it."""
 """On a busy machine even a healthy simulator may take most of a second for its first token."""
 
 
@@ -114,6 +116,7 @@ def _route(route: Route, limit_s: float) -> Route:
     """A route's own timeout of 0 is its provider's, which is short already."""
     return replace(
         route,
+        deadline_s=min(route.deadline_s, PATIENT_TRIES * limit_s),
         first_event_timeout_s=min(route.first_event_timeout_s, limit_s),
         event_gap_timeout_s=min(route.event_gap_timeout_s, limit_s),
     )

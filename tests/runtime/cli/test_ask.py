@@ -262,18 +262,19 @@ def test_what_had_come_of_a_cut_answer_is_printed_and_the_exit_code_says_so(serv
     assert run.stderr.startswith("Error: quick: ")
 
 
-def test_a_worker_killed_in_the_middle_fails_its_turn_and_no_other(service: Service) -> None:
+def test_a_worker_killed_in_the_middle_withdraws_what_was_said_and_begins_again(service: Service) -> None:
     with (
         asking(service.home, "--model", "slow", "--json", "hi") as ask,
         asking(service.home, "--model", "brief", "hi") as other,
     ):
         ask.wait_for('"text"')
         os.kill(service.provider("slow")["pid"], signal.SIGKILL)
-        assert ask.wait() == 1
-        *events, failed = events_of(ask.out)
-        text = "".join(event["text"] for event in events if event["event"] == "text")
-        assert (failed["class"], failed["text"]) == ("WorkerLost", text)
-        assert "worker process died" in ask.err
+        ask.wait_for('"restarted"')
+        ask.wait_for('"started"', times=2)
+        restarted = next(event for event in events_of(ask.out) if event["event"] == "restarted")
+        assert "killed by SIGKILL" in restarted["why"]
+        os.kill(ask.pid, signal.SIGINT)
+        assert ask.wait() == 130
         assert other.wait() == 0
         assert len(other.out.split()) == 20
 

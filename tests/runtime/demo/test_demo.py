@@ -53,9 +53,7 @@ def test_no_turn_is_lost_and_every_kind_meets_its_fate(played: tuple[dict[str, A
     kinds = document["kinds"]
     assert list(kinds) == list(TARGETS)
     assert all(kind["posted"] == kind["done"] + kind["failed"] > 0 for kind in kinds.values())
-    assert kinds["planning"]["failed"] == kinds["coding"]["failed"] == 0
-    assert kinds["review"]["failed_with"] == {"ProviderUnavailable": kinds["review"]["posted"]}
-    assert set(kinds["summary"]["failed_with"]) <= {"WorkerLost"}
+    assert {kind: part["failed"] for kind, part in kinds.items()} == dict.fromkeys(TARGETS, 0)
 
 
 def test_planning_is_measured_alone_and_under_load(played: tuple[dict[str, Any], str]) -> None:
