@@ -145,7 +145,7 @@ def _notes(provider: Mapping[str, Any]) -> Iterable[str]:
 def _breaker(breaker: Mapping[str, Any]) -> str:
     """Whom no turn goes to at present, for how long, and why."""
     place = one_line("/".join(filter(None, (breaker.get("provider", "?"), breaker.get("model", "")))))
-    why = one_line(str(breaker.get("why", "")), _REASON_CHARACTERS)
+    why = one_line(str(breaker.get("why", "")).removeprefix(f"{breaker.get('provider')}: "), _REASON_CHARACTERS)
     if breaker.get("state") == "half open":
         return f"{place} is tried with one turn after it failed: {why}"
     if breaker.get("for_s") is None:
@@ -190,10 +190,13 @@ def _live(told: Mapping[str, Any], width: int) -> Iterable[str]:
         drop=(4, 5, 6, 1),
         width=width,
     )
+    held: dict[str, list[str]] = {}
     for turn in live[:MAX_LISTED]:
         if turn.get("held_for"):
-            wait = f"{turn['held_for']}, at most {duration(turn.get('held_s') or 0.0)} more"
-            yield from wrap(f"{one_line(turn['id'])} waits for {one_line(wait)}", width)
+            wait = f"{one_line(turn['id'])} ({duration(turn.get('held_s') or 0.0)} more)"
+            held.setdefault(turn["held_for"], []).append(wait)
+    for what, waits in held.items():
+        yield from wrap(f"held for {one_line(what)}: {', '.join(waits)}", width)
     turns = told.get("turns", {})
     more = turns.get("running", 0) + turns.get("waiting", 0) - min(len(live), MAX_LISTED)
     if more > 0:

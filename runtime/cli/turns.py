@@ -55,7 +55,7 @@ turns.add_command(tail)
 @click.option("--since", type=Moment(), help="Accepted since then: 30m, 12h, 3d ago, or a date.")
 @click.option("--before", type=Moment(), help="Accepted before that.")
 @click.option("--limit", type=click.IntRange(1, MAX_LISTED), default=20, show_default=True, help="At most so many.")
-@json_option("the turns")
+@json_option("the turns, with times in unix seconds,")
 @config_option()
 def list_turns(states: tuple[str, ...], as_json: bool, config: Path, **query: Any) -> None:
     """List turns, newest first.
