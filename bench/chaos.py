@@ -80,18 +80,15 @@ class Service:
         self._expected = True
         os.kill(self.pid, signal.SIGKILL)
 
-    async def hang_up(self) -> bool:
-        """SIGHUP, once it answers: it ends a process that has not come to its handler. False when it does not."""
-        pid = self.pid
-        try:
-            with trio.move_on_after(ANSWER_S):
-                async with connect(self._socket, reconnect_s=0) as runtime:
-                    if (await runtime.status())["pid"] == pid == self.pid:
-                        os.kill(pid, signal.SIGHUP)
-                        return True
-        except (ConnectionLost, ProcessLookupError):
-            pass
+    async def answers(self) -> bool:
+        """Whether it serves: before that SIGHUP, or a file with errors, would be its end."""
+        with trio.move_on_after(ANSWER_S), contextlib.suppress(ConnectionLost):
+            async with connect(self._socket, reconnect_s=0) as runtime:
+                return bool((await runtime.status())["pid"] == self.pid)
         return False
+
+    def hang_up(self) -> None:
+        os.kill(self.pid, signal.SIGHUP)
 
     def workers(self) -> list[int]:
         """Pids of its workers; none while it has just died."""
@@ -206,20 +203,19 @@ class Chaos:
         await _stop_for(self.service.pid, self.random.uniform(0.05, 1.0))
 
     async def _reload(self, _: trio.Nursery) -> None:
-        """One provider's entry is another one from now on; now and then the file has an error."""
-        text = self.config.read_text()
-        lines = [line for line in text.splitlines() if not line.startswith("# ")]
+        """The providers' entries are others from now on; now and then the file has an error, for a moment."""
+        if not await self.service.answers():
+            return
+        slots = self.random.randint(6, 12)
+        lines = self.config.read_text().splitlines()
+        text = "\n".join(f"max_concurrency = {slots}" if line.startswith("max_conc") else line for line in lines)
         broken = self.random.random() < 0.2
-        changed = [
-            f"max_concurrency = {self.random.randint(6, 12)}" if line.startswith("max_concurrency") else line
-            for line in lines
-        ]
-        self.config.write_text("\n".join([*changed, ""]) + ("[providers.\n" if broken else ""))
-        if await self.service.hang_up():
-            self.counts["reload"] += 1
-        if broken:  # as a person would, at once; a service that starts meanwhile would not
+        self.config.write_text(text + "\n" + ("[providers.\n" if broken else ""))
+        self.service.hang_up()
+        self.counts["reload"] += 1
+        if broken:  # as a person would, at once; nothing else strikes meanwhile
             await trio.sleep(0.5)
-            self.config.write_text("\n".join([*changed, ""]))
+            self.config.write_text(text + "\n")
 
     async def _fill_disk(self, _: trio.Nursery) -> None:
         assert self.disk is not None
