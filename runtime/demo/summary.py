@@ -187,7 +187,7 @@ def _failures(scene: Scene) -> list[str]:
         moved = Counter(entry.provider for entry in entries if entry.outcome == "done" and entry.provider != provider)
         for other, number in moved.items():
             lines.append(f"{count(number, f'{kind} turn')} answered by {other} instead of {provider}")
-        if again := sum(entry.restarts > 0 and entry.provider in ("", provider) for entry in entries):
+        if again := sum(entry.attempts > 1 and entry.provider in ("", provider) for entry in entries):
             lines.append(f"{count(again, f'{kind} turn')} sent again to the new worker")
     return [*lines, ""] if lines else []
 
