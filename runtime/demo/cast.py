@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loopforge.drivers.registry import Kind
 from loopforge.runtime.rehearsal.workload import KindLoad
 
 LOCAL, SLOW, STUCK, CRASH = "local", "slow-cloud", "stuck-cloud", "crash-cloud"
@@ -21,6 +22,15 @@ BEHAVIOUR: Mapping[str, str] = {
     STUCK: "silent",
     CRASH: "worker killed",
 }
+
+
+WIRES: Mapping[str, Kind] = {
+    LOCAL: "openai_compatible",
+    SLOW: "anthropic",
+    STUCK: "gemini",
+    CRASH: "openai_compatible",
+}
+"""Each speaks its own: a route, and a fallback, goes from one to another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +79,12 @@ def local_profile() -> dict[str, dict[str, Any]]:
 
 def cloud_profiles(plan: Phases) -> dict[str, dict[str, Any]]:
     """How the simulator plays the clouds, in the members of drivers/simulator/profile.py."""
-    return {
+    profiles: dict[str, dict[str, Any]] = {
         SLOW: {"first_token_s": plan.first_token_s, "tokens_per_s": 40.0, "answer_tokens": 100, "jitter": 0.2},
         STUCK: {"fault": "silence"},
         CRASH: {"first_token_s": 0.2, "tokens_per_s": 40.0, "answer_tokens": 100, "jitter": 0.2},
     }
+    return {name: {"kind": WIRES[name], **profile} for name, profile in profiles.items()}
 
 
 def config_text(base_urls: Mapping[str, str], plan: Phases) -> str:
@@ -84,11 +95,13 @@ base_url = "{base_urls[LOCAL]}"
 default_model = "small"
 
 [providers.{SLOW}]
+kind = "{WIRES[SLOW]}"
 base_url = "{base_urls[SLOW]}"
 default_model = "large"
 max_concurrency = 64
 
 [providers.{STUCK}]
+kind = "{WIRES[STUCK]}"
 base_url = "{base_urls[STUCK]}"
 default_model = "large"
 max_concurrency = 64

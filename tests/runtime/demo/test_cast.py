@@ -13,6 +13,7 @@ from loopforge.runtime.demo.cast import (
     SLOW,
     STUCK,
     TARGETS,
+    WIRES,
     cloud_profiles,
     config_text,
     local_profile,
@@ -31,12 +32,15 @@ def test_the_configuration_passes_the_real_check_without_a_word(tmp_path: Path) 
     assert checked.config.warnings == ()
     assert {kind: route.targets[0].provider for kind, route in checked.config.routes.items()} == TARGETS
     assert checked.config.routes["planning"].lane == "interactive"
+    assert {name: provider.kind for name, provider in checked.config.providers.items()} == WIRES
     assert all(provider.api_key_env == "" for provider in checked.config.providers.values())
 
 
 def test_the_simulator_takes_the_profiles_of_all_four() -> None:
     profiles = read_profiles(local_profile() | cloud_profiles(phases(15)))
     assert set(profiles) == set(BASE_URLS) == set(BEHAVIOUR) == set(TARGETS.values())
+    assert {name: profile.kind for name, profile in profiles.items()} == WIRES
+    assert len(set(WIRES.values())) == 3
     assert profiles[STUCK].fault == "silence"
     assert profiles[SLOW].first_token_s > profiles[CRASH].first_token_s > profiles[LOCAL].first_token_s
 
