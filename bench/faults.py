@@ -37,8 +37,8 @@ from loopforge.runtime.journal.shortage import Shortage
 from loopforge.runtime.journal.store import Store
 
 QUICK_SECONDS = 5
-SETTLE_S = 120.0
-DISK_MB = 96
+SETTLE_S, SETTLE_S_A_TURN = 120.0, 0.01
+DISK_MB, DISK_MB_A_SECOND = 96, 0.1  # a turn leaves about 1.2 KB; the disk is to be full when something fills it
 KINDS = {"home": "openai_compatible", "cloud": "anthropic", "third": "gemini", "well": "openai_compatible"}
 ROUTES = {
     "planning": ("home", "cloud", "well"),
@@ -311,7 +311,7 @@ async def soak(options: argparse.Namespace) -> tuple[Books, Chaos]:
     providers = {name: Provider(profile=profile, host="home") for name, profile in profiles.items()}
     with tempfile.TemporaryDirectory(prefix="lf-soak-") as folder:
         home, socket, config = Path(folder), Path(folder, "run", "s"), Path(folder, "config.toml")
-        with small_disk(home / "journal", DISK_MB) as is_small:
+        with small_disk(home / "journal", DISK_MB + int(options.seconds * DISK_MB_A_SECOND)) as is_small:
             async with open_played(providers) as played:
                 write_config(config, played.urls)
                 async with open_kept_service(home, config, socket) as service:
@@ -347,13 +347,14 @@ async def _trouble(options: argparse.Namespace, socket: Path, books: Books, chao
 
 
 async def _settle(socket: Path, service: Service, books: Books) -> None:
+    patience_s = SETTLE_S + SETTLE_S_A_TURN * len(books.posted)
     try:
-        with trio.fail_after(SETTLE_S):
+        with trio.fail_after(patience_s):
             await wait_listening(socket)
             await ask_for_outcomes(socket, books)
             await check_rest(socket, service, books)
     except trio.TooSlowError:
-        books.problems.append(f"not every turn had its outcome {SETTLE_S:g} s after the trouble had ended")
+        books.problems.append(f"not every turn had its outcome {patience_s:g} s after the trouble had ended")
     service.workers()
     code = await service.stop()
     books.check(code == 0, f"the service ended with {code}")
