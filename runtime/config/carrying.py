@@ -1,7 +1,7 @@
 """What a route asks for that its models cannot do: said with its line, and noted on targets that turns are kept from.
 
 The facts are those of drivers/capabilities.py and runtime/windows.py. Of the drivers it loads the profiles alone, and
-only those of kinds that a route uses: 5 ms for the first of them.
+only those of kinds that a route uses: 1 to 8 ms, where the whole check takes 150.
 """
 
 from __future__ import annotations
