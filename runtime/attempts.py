@@ -99,7 +99,7 @@ class Attempts:
                 record.seq = frame.seq
                 raw = frame.raw
                 record.kept.append(frame.attempt, frame.seq, raw)
-                for client, number, quiet in record.watchers:
+                for client, number, quiet, _ in record.watchers:
                     if not quiet:
                         client.send(renumber(raw, number))
             return
@@ -382,7 +382,7 @@ class Attempts:
 
     def _replay_for_quiet(self, record: TurnRecord) -> None:
         """Clients that took no deltas get those that were kept: they make the partial answer of a lost attempt."""
-        for client, number, quiet in record.watchers:
+        for client, number, quiet, _ in record.watchers:
             if quiet:
                 for raw in record.kept.after(record.attempt, 0).frames:
                     if raw[TYPE_AT] == FrameType.DELTA:

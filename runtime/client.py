@@ -89,6 +89,7 @@ class _Open:
     flags: int = 0
     submit: bytes = b""
     resumed: bool = False
+    observer: bool = False
     accepted: bool = False
 
 
@@ -156,7 +157,7 @@ class Runtime:
         self, turn_id: str, *, after: tuple[int, int] = (0, 0), quiet: bool = False
     ) -> AsyncIterator[EventStream]:
         """Follow a turn that runs already, from behind `after` = (attempt, seq) on. Leaving cancels nothing."""
-        opened = _Open(turn_id=turn_id, flags=QUIET if quiet else 0)
+        opened = _Open(turn_id=turn_id, flags=QUIET if quiet else 0, observer=True)
         opened.inbox.position = after
         number = self._begin(opened, _attach_frame)
         try:
@@ -355,7 +356,7 @@ class Runtime:
 
 
 def _attach_frame(number: int, opened: _Open) -> bytes:
-    header = pack({"id": opened.turn_id, "after": list(opened.inbox.position)})
+    header = pack({"id": opened.turn_id, "after": list(opened.inbox.position), "observer": opened.observer})
     return encode(FrameType.ATTACH, number, flags=opened.flags, header=header)
 
 

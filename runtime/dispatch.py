@@ -267,8 +267,10 @@ class Dispatcher:
         try:
             header = unpack_header(frame.header)
             check_number(client, frame)
+            observer = bool(header.get("observer"))
+            watcher = Watcher(client, frame.turn, bool(frame.flags & QUIET), observer)
             attempt, seq = (int(number) for number in header.get("after", (0, 0)))
-            self._follow(header.get("id"), Watcher(client, frame.turn, bool(frame.flags & QUIET)), after=(attempt, seq))
+            self._follow(header.get("id"), watcher, after=(attempt, seq))
         except (Malformed, ValueError, TypeError, OverflowError) as exc:
             client.send(error_frame(frame.turn, BadTurn(what=f"malformed attach: {exc}")))
         except TurnError as exc:
@@ -334,9 +336,11 @@ class Dispatcher:
         client.turns.clear()
 
     def _unwatch(self, record: TurnRecord, left: Callable[[Watcher], bool], *, cancel: bool) -> None:
+        gone = [watcher for watcher in (*record.watchers, *record.unanswered) if left(watcher)]
         record.watchers = [watcher for watcher in record.watchers if not left(watcher)]
         record.unanswered = [watcher for watcher in record.unanswered if not left(watcher)]
-        if cancel and not record.watchers and not record.unanswered and not record.detached:
+        record.left = record.left or (cancel and not all(watcher.observer for watcher in gone))
+        if record.left and not record.watchers and not record.unanswered and not record.detached:
             self.attempts.cancel(record, "its client left")
 
     # -- another configuration ---------------------------------------------------------------------------------------

@@ -185,7 +185,7 @@ class Ledger:
         """A frame that is not the outcome: kept, and sent on to all who watch."""
         record.seq = seq
         record.kept.append(record.attempt, seq, raw)
-        for client, number, _ in record.watchers:
+        for client, number, *_ in record.watchers:
             client.send(renumber(raw, number))
 
     def restarted(self, record: TurnRecord, why: str, provider: str) -> None:
@@ -258,7 +258,7 @@ class Ledger:
         for record in left:
             record.phase = Phase.ENDED
             self.kept.forget(record.id)
-            for client, number, _ in (*record.watchers, *record.unanswered):
+            for client, number, *_ in (*record.watchers, *record.unanswered):
                 client.turns.pop(number, None)
             record.watchers, record.unanswered = [], []
             self._close(record)
@@ -266,7 +266,7 @@ class Ledger:
 
     def _tell(self, record: TurnRecord, outcome: Outcome) -> None:
         self.kept.finish(record.id, outcome)
-        for client, number, _ in record.watchers:
+        for client, number, *_ in record.watchers:
             client.turns.pop(number, None)
             client.send(renumber(outcome.frame, number))
         record.watchers = []

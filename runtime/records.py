@@ -41,11 +41,15 @@ class ClientLink(Protocol):
 
 
 class Watcher(NamedTuple):
-    """A client that wants a turn's frames under its own number; a `quiet` one wants no deltas."""
+    """A client that wants a turn's frames under its own number; a `quiet` one wants no deltas.
+
+    `observer`: it only looks on: the turn is not cancelled because it leaves.
+    """
 
     client: ClientLink
     number: int
     quiet: bool
+    observer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,7 @@ class TurnRecord:
     `beside`: how many turns ran there when it was sent, itself among them.
     `relayed`: an event after `started` has gone out for this attempt.
     `held_for`: what it waits for while HELD ("its client", "a back-off", "a quota's reset"), until `due`.
+    `left`: whoever posted it is gone, and others still look on.
     `cancel_why`: somebody cancelled; whatever the worker says next, the outcome is cancelled or what came before it.
     """
 
@@ -114,6 +119,7 @@ class TurnRecord:
     held_for: str = ""
     due: float = 0.0
     cancel_why: str | None = None
+    left: bool = False
 
     @property
     def place(self) -> str:

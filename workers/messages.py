@@ -157,10 +157,14 @@ class CancelHeader(TypedDict):
 
 
 class AttachHeader(TypedDict):
-    """ATTACH: continue the turn `id` after frame (attempt, seq); (0, 0) from the beginning."""
+    """ATTACH: continue the turn `id` after frame (attempt, seq); (0, 0) from the beginning.
+
+    `observer`: this client only looks on, the turn does not end with it.
+    """
 
     id: str
     after: list[int]
+    observer: NotRequired[bool]
 
 
 class PongHeader(TypedDict):
