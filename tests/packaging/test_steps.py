@@ -69,7 +69,8 @@ STEPS = [
     ("format", "python -m ruff format --check --quiet"),
     ("types", "python -m mypy"),
     ("import rules", "lint-imports "),
-    ("tests", "python -m pytest -m not slow"),
+    ("the guard", "python -m pytest -q -m not slow tests/guard"),
+    ("tests", "python -m pytest -n auto --dist loadfile -m not slow --ignore tests/guard"),
 ]
 
 

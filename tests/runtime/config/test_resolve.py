@@ -79,7 +79,8 @@ def test_every_key_that_the_presets_show_in_a_comment_may_be_uncommented_and_has
     uncommented, times = re.subn(r"^# (?=\w+ = )", "", PRESETS, flags=re.MULTILINE)
     assert times > 10
     config, presets = accepted(uncommented), accepted(PRESETS)
-    assert (config.providers, config.runtime, config.http) == (presets.providers, presets.runtime, presets.http)
+    written = {name: replace(settings, adaptive=False) for name, settings in presets.providers.items()}
+    assert (config.providers, config.runtime, config.http) == (written, presets.runtime, presets.http)
     planning = config.routes.pop("planning")
     assert len(planning.targets) == 3
     assert planning.thinking == "low"
@@ -311,6 +312,7 @@ def test_every_key_there_is_reaches_the_values() -> None:
         "extra_body": {"a": [1, {"b": "c"}], "d": 0.5},
         "context_window": 1,
         "max_concurrency": 3,
+        "adaptive": False,
         "reserve": 2,
         "max_queued": 4,
         "max_queued_bytes": 5,
@@ -326,6 +328,8 @@ def test_every_key_there_is_reaches_the_values() -> None:
     assert config.providers["aws"].aws_bedrock == AwsSettings(
         region="r", cross_region="eu", profile="p", without_prefix=("m",), base_models={"arn": "n"}
     )
+    for target in plain["routes"]["coding"]["targets"]:
+        del target["lacks"]  # what the models cannot do is looked up, not written
     assert plain["routes"]["coding"] == {
         "kind": "coding",
         "targets": [{"provider": "ollama", "model": "n"}, {"provider": "aws", "model": "x"}],
@@ -360,7 +364,8 @@ def test_every_key_is_spelled_the_same_in_the_file_and_in_the_values() -> None:
     assert set(RuntimeTable.model_fields) == set(to_plain(accepted(OLLAMA).runtime, defaults=True))
     assert set(HttpTable.model_fields) == set(to_plain(accepted(OLLAMA).http, defaults=True))
     assert set(ProviderTable.model_fields) == set(to_plain(accepted(OLLAMA).providers["ollama"], defaults=True)) - {
-        "name"
+        "name",
+        "adaptive",  # whether max_concurrency was left out
     }
 
 
@@ -463,3 +468,9 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing() -> None:
 def test_the_largest_turn_that_may_be_configured_fits_a_frame() -> None:
     largest = accepted(OLLAMA + f"[runtime]\nmax_request_mb = {MAX_REQUEST_MB}\n").runtime.max_request_mb
     assert largest << 20 < MAX_FRAME_BYTES
+
+
+def test_only_a_local_server_whose_slots_nobody_wrote_down_is_found_out_about() -> None:
+    providers = accepted(OLLAMA + DEEPSEEK).providers
+    assert {name: settings.adaptive for name, settings in providers.items()} == {"ollama": True, "d": False}
+    assert not accepted(OLLAMA + "max_concurrency = 2\n").providers["ollama"].adaptive
