@@ -212,4 +212,4 @@ def _mention_service(config: Path) -> None:
     except (NoAnswer, paths.UnusablePath):
         return
     if os.path.realpath(str(told.get("config", ""))) == os.path.realpath(config):
-        click.echo(f"The running service still goes by the old file; let it read this one: kill -HUP {told.get('pid')}")
+        click.echo("The running service still goes by the old file; let it read this one: loopforge reload")

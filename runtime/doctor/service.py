@@ -56,7 +56,7 @@ def _running(service: Service, path: Path, config: Config | None) -> Iterator[Fi
         yield warn("service", what, "name that file with --config, or restart the service with this one")
     elif config is not None and (places := differences(told, config)):
         what = f"the service has not read {path} since it was changed: {', '.join(places)}"
-        yield warn("service", what, f"let it read the file again: kill -HUP {pid}")
+        yield warn("service", what, "let it read the file again: loopforge reload")
     if told.get("draining"):
         yield warn("service", "the service is draining: it takes no new turns", "wait for its end, then start it again")
     for provider in told.get("providers", []):

@@ -145,7 +145,7 @@ def test_a_running_service_is_told_what_it_has_not_read_and_one_that_left_its_so
 
             loopforge(fresh, "route", "set", "coding", "brief")
             run = loopforge(fresh, "doctor")
-            step = f"kill -HUP {service.process.pid}"
+            step = "loopforge reload"
             assert f"-> let it read the file again: {step}\n" in run.stdout
             assert "since it was changed: router.coding\n" in run.stdout
             service.stop(signal.SIGHUP)

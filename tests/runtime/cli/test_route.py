@@ -176,6 +176,6 @@ def test_smoke_sends_one_real_turn_and_a_failure_of_it_changes_nothing(tmp_path:
 def test_a_running_service_that_goes_by_the_old_file_is_mentioned(tmp_path: Path) -> None:
     with open_simulator(tmp_path) as simulator:
         write_config(tmp_path, simulator).chmod(0o600)
-        with open_service(tmp_path) as service:
+        with open_service(tmp_path):
             run = loopforge_here(tmp_path, "route", "set", "planning", "slow")
-            assert run.stdout.endswith(f"let it read this one: kill -HUP {service.process.pid}\n")
+            assert run.stdout.endswith("let it read this one: loopforge reload\n")

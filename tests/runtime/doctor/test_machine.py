@@ -56,7 +56,7 @@ def test_the_file_system_of_a_folder_that_is_not_there_yet_is_that_of_the_one_ab
 
 # -- service ---------------------------------------------------------------------------------------------------------
 
-READ_AGAIN = "let it read the file again: kill -HUP 42"
+READ_AGAIN = "let it read the file again: loopforge reload"
 PATH = Path("/srv/agents/config.toml")
 CONFIG = accepted(OLLAMA)
 TOLD: Mapping[str, Any] = {
