@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import trio
@@ -15,92 +14,39 @@ from loopforge.drivers.errors import (
     CredentialsRejected,
     GenerationFailed,
     ModelNotFound,
-    Overloaded,
     ProviderUnavailable,
-    QuotaExhausted,
     RateLimited,
     Stalled,
     StreamBroken,
-    TurnError,
     WireMismatch,
     WorkerLost,
 )
 from loopforge.drivers.turn import (
     Accepted,
     Done,
-    Event,
     Failed,
     Finished,
     Restarted,
     Started,
     TextDelta,
 )
-from loopforge.runtime.config.values import Config, Target
-from loopforge.runtime.errors import ProviderDown, TurnCancelled
+from loopforge.runtime.config.values import Target
 from tests.fakes.worker import ANSWER, Break, Die, FakeWorkers, Finish, Say, Script, Wait
-from tests.runtime.core import Core, config, open_core, provider, turn
+from tests.runtime.chains import (
+    CLOUD,
+    HOME,
+    NARROW,
+    THIRD,
+    asked,
+    assert_nothing_is_left,
+    chain,
+    events_of,
+    failing,
+    failure_of,
+)
+from tests.runtime.core import Core, open_core, provider, turn
 from tests.runtime.retrying import CLASSES
 from tests.runtime.test_retry_table import OTHERS, ROWS, TABLE
-
-EPOCH = 1_000_000_000.0
-"""What wall clocks show when the virtual one shows 0."""
-NARROW, WIDE = 10_000, 100_000
-HOME = provider("home", context_window=NARROW)
-CLOUD = provider("cloud", context_window=WIDE)
-THIRD = provider("third", context_window=WIDE)
-
-
-def chain(*names: str, max_attempts: int = 4, busy: str = "", **route: Any) -> Config:
-    """planning goes to these providers in this order. `busy`: the one that has a single slot, for coding too."""
-    settings = {item.name: item for item in (HOME, CLOUD, THIRD)}
-    chosen = [
-        replace(settings[name], max_concurrency=1, reserve=0) if name == busy else settings[name] for name in names
-    ]
-    made = config(*chosen, max_attempts=max_attempts)
-    targets = tuple(Target(provider=item.name, model=item.default_model) for item in chosen)
-    planning = replace(made.routes["planning"], targets=targets, **route)
-    return replace(made, routes={**made.routes, "planning": planning})
-
-
-def on_virtual_time(core: Core) -> None:
-    """Wall time goes as the virtual clock does, from EPOCH on."""
-    core.supervisor.dispatcher.ledger.wall = lambda: EPOCH + trio.current_time()
-
-
-def failing(name: str, **members: Any) -> Script:
-    """An attempt that ends with this class of error; a lost worker is one that dies."""
-    if name == "WorkerLost":
-        return (Die(),)
-    if name == "ProviderDown":
-        return (Break(ProviderDown("home", **members)),)
-    return (Break(CLASSES[name]("home", **members)),)
-
-
-def asked(core: Core, turn_id: str = "t1") -> list[str]:
-    """Who was sent the turn, one word an attempt."""
-    return [provider for provider, _ in core.workers.attempts[turn_id]]
-
-
-def assert_nothing_is_left(core: Core) -> None:
-    dispatcher = core.supervisor.dispatcher
-    assert dispatcher.ledger.live == {}
-    assert dispatcher.ledger.budget.held_bytes == 0
-    for desk in dispatcher.desks.values():
-        assert (desk.running, len(desk.queue)) == ({}, 0)
-        assert desk.queue.free_slots == desk.settings.max_concurrency
-    assert not [row for row in dispatcher.floor.breakers.snapshot(trio.current_time()) if row.probing]
-
-
-async def events_of(core: Core, turn_id: str = "t1", **members: Any) -> list[Event]:
-    async with core.runtime.stream(turn(turn_id, **members)) as stream:
-        return [event async for event in stream]
-
-
-async def failure_of(core: Core, turn_id: str = "t1", **members: Any) -> TurnError:
-    with pytest.raises(TurnError) as caught:
-        await core.runtime.ask(turn(turn_id, **members))
-    return caught.value
-
 
 # -- each row --------------------------------------------------------------------------------------------------------
 
@@ -488,134 +434,3 @@ async def test_a_model_that_does_not_exist_closes_that_model_alone(autojump_cloc
         assert (await core.runtime.ask(turn("t1"))).model == "home-model"
         assert (await core.runtime.ask(turn("t2"))).model == "home-model"
         assert len(asked(core, "t2")) == 1
-
-
-# -- bounds ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("bound", [1, 2, 3])
-async def test_no_turn_is_sent_more_often_than_max_attempts(autojump_clock: MockClock, bound: int) -> None:
-    workers = FakeWorkers(default=(Break(StreamBroken("x")),))
-    async with open_core(chain("home", "cloud", max_attempts=bound), workers) as core:
-        assert isinstance(await failure_of(core), StreamBroken)
-        assert asked(core) == ["home", "home", "cloud"][:bound]
-
-
-async def test_nothing_is_waited_for_that_comes_after_the_deadline(autojump_clock: MockClock) -> None:
-    workers = FakeWorkers(at={"home": failing("RateLimited", retry_after_s=100)})
-    async with open_core(chain("home"), workers) as core:
-        await trio.sleep(1)
-        before = trio.current_time()
-        error = await failure_of(core, deadline_s=50)
-        assert isinstance(error, RateLimited)
-        assert error.retry_after_s == pytest.approx(100)
-        assert trio.current_time() == before
-
-
-async def test_no_second_attempt_begins_after_the_deadline(autojump_clock: MockClock) -> None:
-    workers = FakeWorkers(at={"home": (Wait(11), Break(ProviderUnavailable("home")))})
-    async with open_core(chain("home", "cloud"), workers) as core:
-        assert isinstance(await failure_of(core, deadline_s=10), ProviderUnavailable)
-        assert asked(core) == ["home"]
-        assert_nothing_is_left(core)
-
-
-async def test_a_turn_in_its_back_off_can_be_cancelled(autojump_clock: MockClock) -> None:
-    scripts = {"t1": [failing("Overloaded", retry_after_s=60)]}
-    async with open_core(chain("home"), FakeWorkers(scripts=scripts)) as core:
-        await core.runtime.post(turn("t1"))
-        await trio.sleep(1)
-        assert await core.runtime.cancel("t1")
-        with pytest.raises(TurnCancelled):
-            await core.runtime.wait("t1")
-        assert trio.current_time() < 2
-        assert_nothing_is_left(core)
-
-
-async def test_a_turn_whose_route_forbids_it_is_not_sent_again_after_a_death(autojump_clock: MockClock) -> None:
-    workers = FakeWorkers(scripts={"t1": [(Die(),), ANSWER]})
-    async with open_core(chain("home", "cloud", resend=False), workers) as core:
-        assert isinstance(await failure_of(core), WorkerLost)
-        assert asked(core) == ["home"]
-
-
-# -- parking ---------------------------------------------------------------------------------------------------------
-
-
-async def test_a_turn_parks_until_the_quota_is_whole_again(autojump_clock: MockClock) -> None:
-    scripts = {"t1": [failing("QuotaExhausted", reset_at=EPOCH + 600), ANSWER]}
-    async with open_core(chain("home", park_max_s=3600), FakeWorkers(scripts=scripts)) as core:
-        on_virtual_time(core)
-        await core.runtime.post(turn("t1"))
-        await trio.sleep(10)
-        (shown,) = (await core.runtime.status())["live"]
-        assert (shown["phase"], shown["held_for"]) == ("held", "a quota's reset")
-        assert shown["held_s"] == pytest.approx(591)
-        reply = await core.runtime.wait("t1")
-        assert (reply.text, reply.attempts) == ("hello", 2)
-        assert trio.current_time() == pytest.approx(601)  # a second later than the provider said
-        assert_nothing_is_left(core)
-
-
-async def test_a_parked_turn_can_be_cancelled(autojump_clock: MockClock) -> None:
-    scripts = {"t1": [failing("QuotaExhausted", reset_at=EPOCH + 600)]}
-    async with open_core(chain("home", park_max_s=3600), FakeWorkers(scripts=scripts)) as core:
-        on_virtual_time(core)
-        await core.runtime.post(turn("t1"))
-        await trio.sleep(10)
-        assert await core.runtime.cancel("t1")
-        with pytest.raises(TurnCancelled):
-            await core.runtime.wait("t1")
-        assert trio.current_time() == pytest.approx(10)
-        await trio.sleep(1000)
-        assert asked(core) == ["home"]
-        assert_nothing_is_left(core)
-
-
-@pytest.mark.parametrize(("park_max_s", "deadline_s"), [(300, 1800), (0, 1800), (3600, 300)])
-async def test_a_turn_does_not_park_for_longer_than_its_route_and_deadline_allow(
-    autojump_clock: MockClock, park_max_s: float, deadline_s: float
-) -> None:
-    scripts = {"t1": [failing("QuotaExhausted", reset_at=EPOCH + 600)]}
-    async with open_core(
-        chain("home", park_max_s=park_max_s, deadline_s=deadline_s), FakeWorkers(scripts=scripts)
-    ) as core:
-        on_virtual_time(core)
-        error = await failure_of(core)
-        assert isinstance(error, QuotaExhausted)
-        assert error.retry_after_s == pytest.approx(600, abs=2)
-        assert trio.current_time() < 1
-
-
-async def test_nobody_parks_while_another_candidate_can_take_the_turn(autojump_clock: MockClock) -> None:
-    scripts = {"t1": [failing("QuotaExhausted", reset_at=EPOCH + 600), ANSWER]}
-    async with open_core(chain("home", "cloud", park_max_s=3600), FakeWorkers(scripts=scripts)) as core:
-        on_virtual_time(core)
-        assert (await core.runtime.ask(turn("t1"))).provider == "cloud"
-        assert trio.current_time() < 1
-        assert (await core.runtime.ask(turn("t2"))).provider == "cloud"
-        assert asked(core, "t2") == ["cloud"]
-
-
-async def test_a_turn_that_comes_while_the_quota_is_used_up_waits_for_the_reset_too(autojump_clock: MockClock) -> None:
-    scripts = {"t1": [failing("QuotaExhausted", reset_at=EPOCH + 600), ANSWER]}
-    async with open_core(chain("home", park_max_s=3600), FakeWorkers(scripts=scripts)) as core:
-        on_virtual_time(core)
-        await core.runtime.post(turn("t1"))
-        await trio.sleep(5)
-        assert (await core.runtime.ask(turn("t2"))).text == "hello"
-        assert trio.current_time() == pytest.approx(600, abs=5)
-        assert asked(core, "t2") == ["home"]
-
-
-async def test_overloaded_providers_share_their_turns_until_one_recovers(autojump_clock: MockClock) -> None:
-    """Twenty turns, both providers refusing for ten seconds: each turn gets its answer, and none is lost on the way."""
-    busy = (Break(Overloaded("x")),)
-    async with open_core(chain("home", "cloud", max_attempts=20), FakeWorkers(default=busy)) as core:
-        for i in range(20):
-            await core.runtime.post(turn(f"t{i}"))
-        await trio.sleep(10)
-        core.workers.default = ANSWER
-        for i in range(20):
-            assert (await core.runtime.wait(f"t{i}")).text == "hello"
-        assert_nothing_is_left(core)
