@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -44,6 +45,7 @@ OVERDUE_S = 2.0
 LET_GO_S = 10.0
 """A worker whose every turn ended that long ago, and which holds on to all of them, is beyond help."""
 ADAPTIVE = AdaptivePolicy()
+log = logging.getLogger("loopforge")
 _OVER = (FrameType.DONE, FrameType.ERROR, FrameType.CANCELLED)
 
 
@@ -141,18 +143,25 @@ class Attempts:
         desk.worker = None
         alone = sum(record.at_worker for record in desk.running.values()) == 1
         for record in list(desk.running.values()):
-            if record.phase is Phase.ENDED:
-                self.floor.free(record)
-            elif not record.at_worker:  # it had not been sent yet
-                self.floor.put_back(record)
-                if record.desk is desk and desk.retired.is_set():
-                    self.floor.take_out(record)
-                    self.fail(record, NoRoute(desk.name, "the provider left the configuration"))
-            else:
-                lost = WorkerLost(desk.name, f"the provider's worker process died ({why}) during the turn")
-                lost.model, lost.started = record.target.model, record.relayed
-                self._attempt_failed(record, lost, b"", {}, alone=alone)
+            try:
+                self._orphaned(desk, record, why, alone=alone)
+            except Exception:  # the others are decided all the same; `tick` ends this one at its deadline
+                log.exception("what becomes of turn %s could not be decided through a bug of ours", record.id)
+                desk.running.pop(record.number, None)
         desk.queue.release_generation(desk.generation)
+
+    def _orphaned(self, desk: Desk, record: TurnRecord, why: str, *, alone: bool) -> None:
+        if record.phase is Phase.ENDED:
+            self.floor.free(record)
+        elif not record.at_worker:  # it had not been sent yet
+            self.floor.put_back(record)
+            if record.desk is desk and desk.retired.is_set():
+                self.floor.take_out(record)
+                self.fail(record, NoRoute(desk.name, "the provider left the configuration"))
+        else:
+            lost = WorkerLost(desk.name, f"the provider's worker process died ({why}) during the turn")
+            lost.model, lost.started = record.target.model, record.relayed
+            self._attempt_failed(record, lost, b"", {}, alone=alone)
 
     def provider_down(self, desk: Desk, until: float, error: ProviderDown) -> None:
         """No worker until then: what waits goes elsewhere, or fails at once with the time to try again."""
@@ -193,13 +202,13 @@ class Attempts:
                 record = self.ledger.live[int(item.id)]
                 waited = f"the deadline passed after {now - record.accepted_at:.1f} s in the queue of {desk.name!r}"
                 self.fail(record, DeadlineExceeded(desk.name, waited))
-            for record in list(desk.running.values()):
-                if record.phase is Phase.RUNNING and now > record.deadline + OVERDUE_S:
-                    overdue = DeadlineExceeded(desk.name, "the deadline passed and the worker did not end the turn")
-                    self.abandon(record, overdue)
             self.floor.pump(desk)
             if next_look is not None:
                 next_look = min(next_look, desk.queue.next_look(now))
+        for record in list(self.ledger.live.values()):
+            if record.phase is Phase.RUNNING and now > record.deadline + OVERDUE_S:
+                what = "the deadline passed and the worker did not end the turn"
+                self.abandon(record, DeadlineExceeded(record.desk.name, what))
         self.floor.look_at = next_look
         return None if next_look is None else max(next_look - now, 0.001)
 

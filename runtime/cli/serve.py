@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -34,6 +35,7 @@ def serve(context: click.Context, /, config: Path, socket: str | None, log_level
     if checked.config is None:
         raise BadConfig(checked.problems)
     path = _socket_path(socket, checked.config.runtime.socket)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service reads its file again at one: it would end us
 
     import logging
 

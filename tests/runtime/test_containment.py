@@ -215,3 +215,22 @@ async def test_the_service_stops_and_each_turn_of_a_client_is_told(autojump_cloc
             for turn_id in ids:
                 with pytest.raises(TurnCancelled if turn_id == "t0" else Draining):
                     await runtime.wait(turn_id)
+
+
+async def test_a_bug_over_one_orphan_leaves_no_other_turn_behind(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is kept of a turn cannot be read: that turn ends at its deadline, the other goes on at once."""
+    workers = FakeWorkers(scripts={name: [(Say("x"), Wait(50), Finish())] for name in ("bad", "good")})
+    async with open_core(workers=workers) as core:
+        for name in ("bad", "good"):
+            await core.runtime.post(turn(name, deadline_s=100))
+        await trio.sleep(1)
+        record = core.supervisor.dispatcher.ledger.get("bad")
+        assert record is not None
+        record.tries = None  # type: ignore[assignment] # the bug
+        core.workers.alive["local"].kill()
+        assert (await core.runtime.wait("good")).attempts == 2
+        with pytest.raises(DeadlineExceeded):
+            await core.runtime.wait("bad")
+    assert "bug of ours" in caplog.text
