@@ -153,6 +153,12 @@ async def follow_all(runtime: Runtime, turns: Mapping[str, Mapping[str, Any]]) -
     return seen
 
 
+async def all_ready(runtime: Runtime) -> None:
+    """The workers are there: else a fallback that still starts is no idle one, and the same provider is tried again."""
+    while any(desk["state"] != "ready" for desk in (await runtime.status())["providers"]):
+        await trio.sleep(0.02)
+
+
 async def assert_all_is_idle(runtime: Runtime) -> None:
     status = await runtime.status()
     assert status["turns"]["running"] == status["turns"]["waiting"] == 0
@@ -209,6 +215,7 @@ async def test_every_fault_of_a_provider_ends_in_a_whole_answer_by_another() -> 
                 settings_of("healthy", urls["healthy"], "anthropic", context_window=100_000),
             ]
             async with open_runtime(configuration(providers, ways)) as runtime:
+                await all_ready(runtime)
                 seen = await follow_all(runtime, {way.name: {"kind": way.name} for way in ways})
                 await assert_all_is_idle(runtime)
                 again = await follow_all(runtime, {name: {"kind": name} for name in ("fault-401", "fault-no-model")})
@@ -295,6 +302,7 @@ async def test_every_row_of_the_table_through_real_processes() -> None:
                 settings_of("healthy", simulator.base_url("healthy"), "anthropic", context_window=100_000),
             ]
             async with open_runtime(configuration(providers, ways)) as runtime, trio.open_nursery() as nursery:
+                await all_ready(runtime)
                 down = trio.Event()
                 nursery.start_soon(kill_until_down, runtime, "doomed", down)
                 nursery.start_soon(kill_once, runtime, simulator, "killed")
