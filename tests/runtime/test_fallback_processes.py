@@ -155,7 +155,7 @@ async def follow_all(runtime: Runtime, turns: Mapping[str, Mapping[str, Any]]) -
 
 async def all_ready(runtime: Runtime) -> None:
     """The workers are there: else a fallback that still starts is no idle one, and the same provider is tried again."""
-    while any(desk["state"] != "ready" for desk in (await runtime.status())["providers"]):
+    while any(desk["state"] != "ready" for desk in (await runtime.status())["providers"]):  # noqa: ASYNC110 - polled
         await trio.sleep(0.02)
 
 
@@ -302,7 +302,6 @@ async def test_every_row_of_the_table_through_real_processes() -> None:
                 settings_of("healthy", simulator.base_url("healthy"), "anthropic", context_window=100_000),
             ]
             async with open_runtime(configuration(providers, ways)) as runtime, trio.open_nursery() as nursery:
-                await all_ready(runtime)
                 down = trio.Event()
                 nursery.start_soon(kill_until_down, runtime, "doomed", down)
                 nursery.start_soon(kill_once, runtime, simulator, "killed")
