@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -28,6 +28,7 @@ from loopforge.runtime.journal.operations import (
     Journal,
     Known,
     Lookup,
+    Operation,
     Park,
     Parked,
     Running,
@@ -43,6 +44,7 @@ from loopforge.workers.framing import encode, renumber
 from loopforge.workers.messages import FrameType, pack
 
 log = logging.getLogger("loopforge")
+R = TypeVar("R")
 
 TYPE_AT = 4  # of a frame's bytes, behind the length
 MAX_SEQ = 2**32 - 1
@@ -121,7 +123,7 @@ class Ledger:
             body=record.body,
             retry=record.asked.retry,
         )
-        self.journal.post(accept, stored)
+        self._post(record, accept, stored)
 
     def take_up(self, record: TurnRecord) -> None:
         """The turn exists from now on; the journal knows it already."""
@@ -139,7 +141,7 @@ class Ledger:
         record.noted = Attempt(
             number=record.attempt, provider=record.target.provider, model=record.target.model, since=self.wall()
         )
-        self.journal.post(Running(id=record.id, attempt=record.noted), then)
+        self._post(record, Running(id=record.id, attempt=record.noted), then)
 
     def store_failure(self, record: TurnRecord, error: TurnError, usage: dict[str, Any], *, ambiguous: bool) -> None:
         """Note that this attempt gave no outcome and that the turn goes on."""
@@ -152,12 +154,12 @@ class Ledger:
             ambiguous=ambiguous,
             spent=_spent(record, usage),
         )
-        self.journal.post(ended, _ignore)
+        self._post(record, ended, _ignore)
 
     def store_park(self, record: TurnRecord, wait_s: float, why: str) -> None:
         """Note that the turn waits that long for its provider's quota."""
         park = Park(provider=record.target.provider, until=self.wall() + wait_s, why=why[:MAX_TEXT])
-        self.journal.post(Parked(id=record.id, park=park), _ignore)
+        self._post(record, Parked(id=record.id, park=park), _ignore)
 
     def follow(self, record: TurnRecord, watcher: Watcher, *, after: tuple[int, int]) -> None:
         """Send what is kept of a live turn behind that place; what comes from now on follows it."""
@@ -235,7 +237,7 @@ class Ledger:
                 log.error("the outcome of turn %s could not be written down: %s", record.id, result)
             self._tell(record, outcome)
 
-        self.journal.post(finish, tell)
+        self._post(record, finish, tell)
 
     def settle_stored(self, turn: StoredTurn, error: TurnError) -> None:
         """End a turn that the journal has and that cannot be taken up."""
@@ -263,6 +265,10 @@ class Ledger:
             record.watchers, record.unanswered = [], []
             self._close(record)
         return len(left)
+
+    def _post(self, record: TurnRecord, operation: Operation[R], then: Callable[[R | JournalFailed], None]) -> None:
+        """What somebody waits for at a screen is not to wait for the commits of a burst of other turns."""
+        self.journal.post(operation, then, urgent=record.lane == "interactive")
 
     def _tell(self, record: TurnRecord, outcome: Outcome) -> None:
         self.kept.finish(record.id, outcome)

@@ -2,7 +2,8 @@
 
 operations.py  the interface: what may be asked of a journal, and what it answers, as frozen values
 memory.py      the journal of a runtime inside another program: it answers at once and keeps nothing
-disk.py        open_journal(): a thread that has the database, a queue in, call-backs out
+disk.py        open_journal(): a thread that has the database, call-backs out
+inbox.py       what waits for that thread, in two lanes
 store.py       does operations on the database, a group in one transaction
 statements.py  the SQL of the store, and rows <-> values
 schema.py      the tables, and the way from every earlier form of them

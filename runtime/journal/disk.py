@@ -21,6 +21,7 @@ import trio
 
 from loopforge.runtime.errors import JournalFailed
 from loopforge.runtime.journal.files import BALLAST, Connect, connect, open_database, owned_folder
+from loopforge.runtime.journal.inbox import Inbox, Posted
 from loopforge.runtime.journal.operations import Backlog, Operation, Purge, Purged, weight_bytes
 from loopforge.runtime.journal.retention import STEP_BYTES, PurgeJob, Retention, used_bytes
 from loopforge.runtime.journal.shortage import BALLAST_BYTES, Shortage
@@ -31,11 +32,6 @@ log = logging.getLogger("loopforge")
 R = TypeVar("R")
 Done = Callable[[Any], None]
 Answered = tuple[Done, int, object]
-Group = list[tuple[Operation[Any], Done, int]]
-
-MAX_GROUP = 256
-MAX_GROUP_BYTES = 8 * 2**20
-"""One commit writes at most about that much; a single larger turn is a group of its own."""
 
 CLOSE_S = 10.0
 """Longer than that a stop does not wait for a disk that hangs."""
@@ -66,7 +62,7 @@ class SqliteJournal:
         self._retention = retention
         self._told = told
         self._token = trio.lowlevel.current_trio_token()
-        self._queue: queue.SimpleQueue[tuple[Operation[Any], Done, int] | None] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._closed = False
         self._failed = False
         self._ended = trio.Event()
@@ -77,7 +73,7 @@ class SqliteJournal:
         self._since: float | None = None  # when the group under way was begun, by time.monotonic
         self._unsettled_bytes = 0
         self._used_bytes = 0
-        self._in_hand: Group = []
+        self._in_hand: list[Posted] = []
         self._purges: list[tuple[PurgeJob, Done, int]] = []
         self._housekeeping_at = 0.0
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
@@ -97,14 +93,14 @@ class SqliteJournal:
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
-    def post(self, operation: Operation[R], done: Callable[[R | JournalFailed], None]) -> None:
+    def post(self, operation: Operation[R], done: Callable[[R | JournalFailed], None], *, urgent: bool = False) -> None:
         if self._closed:
             _call(done, self._refusal())
             return
         weight = weight_bytes(operation)
         self._waiting += 1
         self._waiting_bytes += weight
-        self._queue.put((operation, done, weight))
+        self._inbox.put(Posted(operation, done, weight), urgent=urgent)
 
     def status(self) -> dict[str, Any]:
         shortage = self._store.shortage
@@ -126,7 +122,7 @@ class SqliteJournal:
         """Bounded by CLOSE_S even when cancelled: what the disk has not taken by then is not answered any more."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
+            self._inbox.close()
         with trio.move_on_after(CLOSE_S, shield=True) as scope:
             await self._ended.wait()
         if scope.cancelled_caught:
@@ -159,40 +155,34 @@ class SqliteJournal:
     def _turn_over(self) -> bool:
         """One group, or one step of housekeeping. False when the journal is to close."""
         try:
-            first = self._queue.get(timeout=self._patience())
+            group, more = self._inbox.take(self._patience())
         except queue.Empty:
             self._keep_house()
             return True
-        group: Group = []
-        weight = 0
-        while first is not None:
-            group.append(first)
-            weight += first[2]
-            if len(group) >= MAX_GROUP or weight >= MAX_GROUP_BYTES:
-                break
-            try:
-                first = self._queue.get_nowait()
-            except queue.Empty:
-                break
         if group:
-            self._run(group, weight)
+            self._run(group)
             if self._groups % BUSY_GROUPS == 0:
                 self._keep_house(settle=False)
-        return first is not None
+        return more
 
-    def _run(self, group: Group, weight: int) -> None:
+    def _run(self, group: list[Posted]) -> None:
         self._since = time.monotonic()
         self._groups += 1
         self._operations += len(group)
-        answered: list[Answered] = []
-        if any(isinstance(operation, Purge) for operation, _, _ in group):
-            self._purges += [(PurgeJob(item[0]), *item[1:]) for item in group if isinstance(item[0], Purge)]
-            group = [item for item in group if not isinstance(item[0], Purge)]
+        if any(isinstance(posted.operation, Purge) for posted in group):
+            self._purges += [
+                (PurgeJob(posted.operation), posted.done, posted.weight_bytes)
+                for posted in group
+                if isinstance(posted.operation, Purge)
+            ]
+            group = [posted for posted in group if not isinstance(posted.operation, Purge)]
         if group:
             self._in_hand = group
-            answers = self._store.apply([operation for operation, _, _ in group], self._since)
-            answered = [(item[1], item[2], answer) for item, answer in zip(group, answers, strict=True)]
-            self._unsettled_bytes += weight + 16 * 1024
+            answers = self._store.apply([posted.operation for posted in group], self._since)
+            answered: list[Answered] = [
+                (posted.done, posted.weight_bytes, answer) for posted, answer in zip(group, answers, strict=True)
+            ]
+            self._unsettled_bytes += sum(posted.weight_bytes for posted in group) + 16 * 1024
             self._post_back(self._deliver, answered)
         self._in_hand = []
         self._since = None
@@ -205,11 +195,10 @@ class SqliteJournal:
         """The thread is gone: what waits is answered, and so is what comes."""
         self._closed = self._failed = True
         refusal = self._refusal()
-        answered: list[Answered] = [(done, weight, refusal) for _, done, weight in [*self._in_hand, *self._purges]]
-        with suppress(queue.Empty):
-            while True:
-                if (item := self._queue.get_nowait()) is not None:
-                    answered.append((item[1], item[2], refusal))
+        answered: list[Answered] = [(done, weight, refusal) for _, done, weight in self._purges]
+        answered += [
+            (posted.done, posted.weight_bytes, refusal) for posted in (*self._in_hand, *self._inbox.take_all())
+        ]
         self._deliver(answered)
 
     def _refusal(self) -> JournalFailed:

@@ -38,7 +38,13 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.around: AbstractContextManager[Any] = nullcontext()
 
-    def post(self, operation: Operation[R], done: Callable[[R | JournalFailed], None]) -> None:
+    def post(
+        self,
+        operation: Operation[R],
+        done: Callable[[R | JournalFailed], None],
+        *,
+        urgent: bool = False,  # noqa: ARG002 - nothing waits here
+    ) -> None:
         done(cast("R", _answer(operation)))
 
     def status(self) -> dict[str, Any]:

@@ -66,8 +66,10 @@ class Journal(Protocol):
     def backlog(self) -> Backlog:
         """What waits. A disk that hangs shows here first."""
 
-    def post(self, operation: Operation[R], done: Callable[[R | JournalFailed], None]) -> None:
+    def post(self, operation: Operation[R], done: Callable[[R | JournalFailed], None], *, urgent: bool = False) -> None:
         """Have it done. `done` is called once on the loop's thread, after the commit, in the order of posting.
+
+        `urgent`: before others that wait, but behind earlier ones of its own kind; of one turn all are, or none.
 
         It may be called before this returns. An error is an answer, never raised: JournalFailed says what and what
         next, and then nothing of the operation was written. An exception of `done` itself is logged, no more.

@@ -44,7 +44,13 @@ class SteppedJournal:
     def backlog(self) -> Backlog:
         return Backlog(len(self._waiting), sum(weight_bytes(operation) for operation, _ in self._waiting))
 
-    def post(self, operation: Operation[R], done: Callable[[R | JournalFailed], None]) -> None:
+    def post(
+        self,
+        operation: Operation[R],
+        done: Callable[[R | JournalFailed], None],
+        *,
+        urgent: bool = False,  # noqa: ARG002 - commits are the test's to order
+    ) -> None:
         if self.crashed.is_set():
             return
         self._waiting.append((operation, done))

@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from loopforge.runtime.errors import JournalFailed
-from loopforge.runtime.journal.disk import MAX_GROUP, SqliteJournal, open_journal
+from loopforge.runtime.journal.disk import SqliteJournal, open_journal
 from loopforge.runtime.journal.files import UnusableJournal, connect
+from loopforge.runtime.journal.inbox import MAX_GROUP
 from loopforge.runtime.journal.memory import MemoryJournal
 from loopforge.runtime.journal.operations import (
     Accepted,
