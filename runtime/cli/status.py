@@ -115,7 +115,7 @@ def _providers(told: Mapping[str, Any], width: int) -> Iterable[str]:
         width=width,
     )
     notes = [note for provider in shown for note in _notes(provider)]
-    notes += [_breaker(breaker) for breaker in told.get("breakers", []) if breaker.get("state") != "closed"]
+    notes += [_breaker(breaker) for breaker in told.get("breakers", []) if _holds_back(breaker)]
     if idle:
         notes.append(f"not used so far: {', '.join(one_line(provider['name']) for provider in idle)}")
     for note in notes:
@@ -142,6 +142,11 @@ def _notes(provider: Mapping[str, Any]) -> Iterable[str]:
         yield f"{name}: its limits let the next turn start in {duration(limits['next_in_s'])}{spent}"
 
 
+def _holds_back(breaker: Mapping[str, Any]) -> bool:
+    """A closed one does, too, while its provider has named a time to come back (Retry-After)."""
+    return breaker.get("state") != "closed" or breaker.get("for_s") is not None
+
+
 def _breaker(breaker: Mapping[str, Any]) -> str:
     """Whom no turn goes to at present, for how long, and why."""
     place = one_line("/".join(filter(None, (breaker.get("provider", "?"), breaker.get("model", "")))))
@@ -164,7 +169,7 @@ def _provider_row(provider: Mapping[str, Any]) -> Sequence[str]:
         one_line(str(provider.get("state", "?"))),
         str(provider.get("pid") or "-"),
         size(provider["rss_bytes"]) if provider.get("rss_bytes") else "-",
-        f"{provider.get('running', '?')}/{provider.get('slots', '?')}",
+        f"{provider.get('running', '?')}/{provider.get('slots_now', provider.get('slots', '?'))}",
         ", ".join(f"{count} {lane}" for lane, count in provider.get("queued", {}).items() if count) or "-",
         str(outcomes.get("done", "?")),
         str(outcomes.get("failed", "?")),

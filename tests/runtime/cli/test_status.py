@@ -100,6 +100,13 @@ def test_status_shows_service_providers_and_live_turns_in_line() -> None:
     ]
 
 
+def test_the_slots_are_those_that_there_are_now_and_not_those_of_the_configuration() -> None:
+    """A rate limit takes some away for a while, and a local server's are found out."""
+    halved = provider("glm", state="ready", generation=1, running=3, slots=8, slots_now=4)
+    lines = describe({**TOLD, "providers": [halved]}, "s")
+    assert next(line for line in lines if line.startswith("glm ")).split()[4] == "3/4"
+
+
 def test_a_service_of_another_version_is_shown_as_far_as_it_tells() -> None:
     assert describe({"version": "9.9", "pid": 1}, "s")[0] == "LoopForge 9.9, pid 1"
     strange = {"providers": [{"name": "p", "generation": 1}], "live": [{"id": "t"}], "turns": {"running": 1}}
@@ -185,6 +192,7 @@ HELD_UP: dict[str, Any] = {
         {"provider": "kimi", "model": "k2", "state": "half open", "for_s": None, "why": "overloaded"},
         {"provider": "gemini", "model": "pro", "state": "open", "for_s": None, "why": "quota"},
         {"provider": "ollama", "model": "", "state": "closed", "for_s": None, "why": "once"},
+        {"provider": "qwen", "model": "max", "state": "closed", "for_s": 14.0, "why": "qwen: rate limit; wait 20 s"},
     ],
     "providers": [
         provider(
@@ -222,6 +230,7 @@ def test_status_says_what_keeps_turns_from_going_on() -> None:
         "glm gets no turns for 42 s more: no␛ key",
         "kimi/k2 is tried with one turn after it failed: overloaded",
         "gemini/pro gets no turns for the time being: quota",
+        "qwen/max gets no turns for 14 s more: rate limit; wait 20 s",
     ]
     assert "held for a quota's reset: waits (12 min 5 s more), later (0.0 s more)" in lines
 
