@@ -55,6 +55,7 @@ class Attempts:
     def __init__(self, floor: Floor, max_attempts: int, *, jitter: Callable[[], float] = random.random) -> None:
         self.floor = floor
         self.ledger = floor.ledger
+        self.ledger.abandon = self.abandon
         self.max_attempts = max_attempts
         self._jitter = jitter
 

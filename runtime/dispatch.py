@@ -143,6 +143,8 @@ class Dispatcher:
         record.unanswered.append(watcher)
         watcher.client.turns[watcher.number] = record
         self.ledger.open(record, lambda result: self._stored(record, result))
+        if record.phase is Phase.ENDED:  # the journal answered at once, and there is no such turn any more
+            return
         if record.plan.parks:
             self.floor.take_out(record)
             self.attempts.park(record, record.plan.waits_until, "the quota of every candidate is used up")
@@ -198,20 +200,19 @@ class Dispatcher:
 
     def _stored(self, record: TurnRecord, result: Accepted | Known | JournalFailed) -> None:
         """What the journal made of a new turn: it is accepted, was known before, or cannot be written down."""
-        waiting, record.unanswered = record.unanswered, []
+        waiting = record.unanswered
         if isinstance(result, Accepted):
-            record.accepted = True
+            record.accepted, record.unanswered = True, []
+            record.watchers += waiting
             for watcher in waiting:
                 _accept(watcher, record.id)
-            record.watchers += waiting
             return
-        for watcher in waiting:
-            watcher.client.turns.pop(watcher.number, None)
         if record.phase is not Phase.ENDED:  # else it was cancelled meanwhile, and nobody watches its end
             self.floor.take_out(record)
             self.ledger.withdraw(record)
-            self.floor.pump(record.desk)
-        for watcher in waiting:
+        while waiting:  # each leaves the list once it knows: a bug over one tells the others that there was one
+            watcher = waiting[0]
+            watcher.client.turns.pop(watcher.number, None)
             if isinstance(result, JournalFailed):
                 watcher.client.send(error_frame(watcher.number, result))
             elif result.turn.body_hash != record.hash:
@@ -219,6 +220,8 @@ class Dispatcher:
             else:
                 _accept(watcher, record.id)
                 self._tell_stored(watcher, result.turn)
+            del waiting[0]
+        self.floor.pump(record.desk)
 
     def recover(self, turns: Iterable[StoredTurn]) -> None:
         """Take up what the last service left behind: detached turns go on, others wait for their clients."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
 
-from loopforge.drivers.errors import TurnError
+from loopforge.drivers.errors import TurnError, WireMismatch
 from loopforge.runtime.errors import JournalFailed
 from loopforge.runtime.journal.operations import (
     Accept,
@@ -38,7 +39,7 @@ from loopforge.runtime.journal.operations import (
 )
 from loopforge.runtime.kept import Kept, KeptFramesPool, Outcome
 from loopforge.runtime.records import Phase, TurnRecord, Watcher
-from loopforge.runtime.refusals import MAX_TEXT, error_header
+from loopforge.runtime.refusals import MAX_TEXT, error_frame, error_header
 from loopforge.runtime.taskqueue import ByteBudget
 from loopforge.workers.framing import encode, renumber
 from loopforge.workers.messages import FrameType, pack
@@ -67,6 +68,8 @@ class Ledger:
         """Set at the last outcome after `expect_end`."""
         self.journal = journal
         self.wall = wall
+        self.abandon: Callable[[TurnRecord, TurnError], None] = self._fail
+        """Ends a turn here and now wherever it waits or runs: attempts.py, which knows where, puts its own way here."""
         self._by_id: dict[str, TurnRecord] = {}
         self._next_number = 1
         self._ending = False
@@ -267,16 +270,47 @@ class Ledger:
         return len(left)
 
     def _post(self, record: TurnRecord, operation: Operation[R], then: Callable[[R | JournalFailed], None]) -> None:
-        """What somebody waits for at a screen is not to wait for the commits of a burst of other turns."""
-        self.journal.post(operation, then, urgent=record.lane == "interactive")
+        """What somebody waits for at a screen is not to wait for the commits of a burst of other turns.
+
+        A bug that raises within `then` ends the turn: nobody else would come to look at it again.
+        """
+
+        def answered(result: R | JournalFailed) -> None:
+            try:
+                then(result)
+            except Exception as exc:
+                log.exception("turn %s cannot go on from the journal's answer through a bug of ours", record.id)
+                self._end_after_bug(record, exc)
+
+        self.journal.post(operation, answered, urgent=record.lane == "interactive")
+
+    def _end_after_bug(self, record: TurnRecord, exc: Exception) -> None:
+        """A failure for a turn that has no outcome, and an answer for each who was promised one."""
+        error = WireMismatch(
+            what=f"the service failed with {type(exc).__name__}",
+            action="report this as a bug of LoopForge; its log has the traceback",
+            scope="turn",
+        )
+        waiting, record.unanswered = record.unanswered, []
+        if record.phase is Phase.ENDED:  # it was withdrawn, or its outcome is on the way to those who watch
+            _tell_last(waiting, partial(error_frame, error=error))
+            return
+        record.watchers += waiting
+        try:
+            self.abandon(record, error)
+        except Exception:
+            log.exception("turn %s cannot be taken from where it is, either", record.id)
+            self._fail(record, error)
+
+    def _fail(self, record: TurnRecord, error: TurnError) -> None:
+        if record.phase is not Phase.ENDED:
+            self.settle(record, "failed", error_header(error, attempts=record.attempt))
 
     def _tell(self, record: TurnRecord, outcome: Outcome) -> None:
-        self.kept.finish(record.id, outcome)
-        for client, number, *_ in record.watchers:
-            client.turns.pop(number, None)
-            client.send(renumber(outcome.frame, number))
+        _tell_last(record.watchers, partial(renumber, outcome.frame))
         record.watchers = []
         self._close(record)
+        self.kept.finish(record.id, outcome)
 
     def _close(self, record: TurnRecord) -> None:
         del self.live[record.number], self._by_id[record.id]
@@ -295,6 +329,16 @@ def outcome_frame(ending: Finish | Ending, number: int) -> bytes:
         header=ending.header,
         body=ending.body,
     )
+
+
+def _tell_last(watchers: Iterable[Watcher], frame_of: Callable[[int], bytes]) -> None:
+    """Each under its own number the last frame it gets; one that cannot be told keeps it from no other."""
+    for client, number, *_ in watchers:
+        try:
+            client.turns.pop(number, None)
+            client.send(frame_of(number))
+        except Exception:
+            log.exception("a client could not be told how its turn ended through a bug of ours")
 
 
 def _replay(kept: Kept, watcher: Watcher) -> None:
