@@ -27,6 +27,7 @@ grammars.py         JSON Schemas as Claude models enforce them
 claude_models.py    what each generation of Claude takes, as data
 json_values.py      JSON made fit for the channel
 vendors.py          profiles of the OpenAI-compatible vendors, as data
+slots.py            how many turns a local server says it works on at once
 openai_compatible/  Chat Completions
 anthropic/          the Messages API
 gemini/             generateContent

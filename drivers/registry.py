@@ -42,6 +42,8 @@ class AwsSettings:
     base_models: dict[str, str] = field(default_factory=dict)
 
 
+MOST_ADAPTIVE: Final = 32
+"""A local server that takes more at once is worth a line max_concurrency in its table."""
 AWS_DECIDES: Final = "https://bedrock-runtime.invalid"
 """Stands for the endpoint in requests of providers without a base_url: AWS's own rules give it, in drivers/aws.py."""
 
@@ -72,6 +74,11 @@ class ProviderSettings:
     memory_limit_mb: int = 512
     prices: dict[str, Price] = field(default_factory=dict)
     aws_bedrock: AwsSettings | None = None
+
+    @property
+    def most_at_once(self) -> int:
+        """The most turns that it ever gets at once; where that number is found out, `max_concurrency` is a guess."""
+        return MOST_ADAPTIVE if self.adaptive else self.max_concurrency
 
 
 def has_driver(kind: str) -> bool:

@@ -65,8 +65,8 @@ async def open_transport(settings: ProviderSettings) -> AsyncIterator[Transport]
     """The transport of one provider. Leaving the block closes every connection, also those in use.
 
     Proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) and certificates (SSL_CERT_FILE, SSL_CERT_DIR) come from
-    the environment. At most `settings.max_concurrency` connections; a request beyond them waits, without a limit of
-    its own, as admission is the queue's business.
+    the environment. At most as many connections as the provider may ever get turns at once; a request beyond them
+    waits, without a limit of its own, as admission is the queue's business.
     """
     transport = HttpTransport(settings)
     await transport.prepare()
@@ -150,7 +150,9 @@ class HttpTransport:
             ) from exc
 
     def _new_client(self, scheme: str, tls: ssl.SSLContext) -> httpx2.AsyncClient:
-        size = self._settings.max_concurrency
+        size = self._settings.most_at_once
+        if self._settings.adaptive:
+            size += 1  # the server is asked for its slots beside the turns: none of them shall wait for that
         try:
             client = httpx2.AsyncClient(
                 verify=tls,

@@ -96,6 +96,8 @@ class OpenAiCompatible:
     def read(self, call: Call, profile: Profile) -> Asked | Answer:
         if profile.api_key and not _has_key(call, profile.api_key):
             return self.problem("unauthorized", profile)
+        if call.method == "GET" and profile.slots and call.path in _SLOTS:
+            return Answer(headers=(_JSON,), body=_encode(_SLOTS[call.path](profile)))
         if call.method == "GET" and call.path.endswith("/models"):
             return _models(profile)
         if call.method != "POST" or not call.path.endswith("/chat/completions"):
@@ -344,6 +346,20 @@ def _usage(asked: Asked, said: _Said) -> JsonObject:
         "prompt_tokens_details": {"cached_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": said.thinking_tokens},
     }
+
+
+def _llamacpp_props(profile: Profile) -> JsonObject:
+    return {"total_slots": profile.slots, "model_path": "simulated.gguf", "chat_template": "", "is_sleeping": False}
+
+
+def _lmstudio_models(profile: Profile) -> JsonObject:
+    loaded = [{"id": "simulated", "config": {"context_length": 8192, "parallel": profile.slots}}]
+    chat = {"type": "llm", "key": "simulated", "loaded_instances": loaded}
+    return {"models": [chat, {"type": "embedding", "key": "not-loaded", "loaded_instances": []}]}
+
+
+# what local servers say of themselves beside this wire: the vendors and the sources are those of drivers/slots.py
+_SLOTS = {"/props": _llamacpp_props, "/api/v1/models": _lmstudio_models}
 
 
 def _models(profile: Profile) -> Answer:

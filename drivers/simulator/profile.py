@@ -40,7 +40,8 @@ class Profile:
     What is asked for: `models` (empty: any name is one), `api_key` (empty: any or none will do), `context_tokens` (0:
     no limit), `reject_unknown_fields` (as OpenAI does; other vendors ignore them).
 
-    `max_concurrency`: requests at a time, beyond which it answers 429 with `retry_after_s`; 0 for no limit.
+    `max_concurrency`: requests at a time, beyond which it answers 429 with `retry_after_s`; 0 for no limit. `slots`:
+    how many a local server says it works on at once, as llama.cpp and LM Studio say it; 0: it does not tell.
 
     Script: `tool_calls` are made, all in one answer, whenever the request ends in a user message and offers them.
 
@@ -66,6 +67,7 @@ class Profile:
     context_tokens: int = 0
     reject_unknown_fields: bool = True
     max_concurrency: int = 0
+    slots: int = 0
     retry_after_s: float = 1.0
     tool_calls: tuple[ScriptedCall, ...] = ()
     fault: FaultName | None = None
