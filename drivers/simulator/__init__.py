@@ -17,6 +17,7 @@ dashscope_native.py    DashScope's own generation, as a server
 dashscope_requests.py  what DashScope refuses, in its words
 zhipu_native.py        Zhipu's chat completions, as a server
 zhipu_requests.py      what Zhipu's chat completions refuse, in the platform's words
+used_up.py             how vendors say that a plan's quota is used up and when it is whole again
 saying.py              what the model says to one request, before a wire has formed it
 wording.py             what the simulated model says: words from a seed, JSON from a schema
 play.py                what the server does with one request, as a value: which bytes, when, how it ends

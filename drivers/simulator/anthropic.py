@@ -17,6 +17,15 @@ from loopforge.drivers.simulator.anthropic_requests import BadRequest, check_req
 from loopforge.drivers.simulator.faults import Problem
 from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.saying import Said, SaidCall, Wanted, say, templated
+from loopforge.drivers.simulator.used_up import (
+    GLM_CODE,
+    MINIMAX_CODE,
+    claude_words,
+    glm_words,
+    is_glm,
+    is_minimax,
+    minimax_words,
+)
 from loopforge.drivers.simulator.wires import Answer, Asked, Call
 from loopforge.drivers.turn import JsonObject
 
@@ -102,6 +111,14 @@ class Messages:
         if problem == "rate_limited":
             headers = (*headers, ("anthropic-ratelimit-requests-remaining", "0"))
         return _error(status, kind, filled, code=code, headers=headers)
+
+    def used_up(self, resets_at: float, asked: Asked) -> Answer:
+        if is_minimax(asked.model):
+            return _error(429, "rate_limit_error", f"{minimax_words(resets_at)} ({MINIMAX_CODE})")
+        if is_glm(asked.model):
+            error = {"code": GLM_CODE, "message": glm_words(resets_at)}
+            return Answer(status=429, headers=(_JSON,), body=_encode({"error": error, "request_id": "req_0"}))
+        return _error(400, "invalid_request_error", claude_words(resets_at), headers=(("x-should-retry", "false"),))
 
     def keep_alive(self, *, stream: bool) -> bytes:
         return _event({"type": "ping"}) if stream else b"\n"

@@ -15,7 +15,7 @@ from loopforge.drivers.simulator.play import Play, Steps
 
 FaultName = Literal[
     "slow", "silence", "comments", "cut", "malformed", "error-event", "stall", "endless", "reset", "reset-midway",
-    "drip", "huge", "wrong-type", "401", "429", "quota", "500", "503", "529", "context", "no-model",
+    "drip", "huge", "wrong-type", "401", "429", "quota", "quota-reset", "500", "503", "529", "context", "no-model",
 ]  # fmt: skip
 Problem = Literal[
     "unauthorized", "rate_limited", "quota", "server_error", "unavailable", "overloaded", "context_too_long",
@@ -39,6 +39,7 @@ FAULTS: dict[FaultName, str] = {
     "401": "the key is rejected",
     "429": "rate limit, with Retry-After",
     "quota": "429 for an account without credit",
+    "quota-reset": "a plan's quota is used up, and whole again a while later; MiniMax, GLM and Claude say when",
     "500": "the server failed",
     "503": "the server is overloaded or down",
     "529": "the server is overloaded",
@@ -49,6 +50,7 @@ PROBLEMS: dict[FaultName, Problem] = {
     "401": "unauthorized",
     "429": "rate_limited",
     "quota": "quota",
+    "quota-reset": "quota",
     "500": "server_error",
     "503": "unavailable",
     "529": "overloaded",
@@ -125,7 +127,7 @@ def spoil(play: Play, fault: FaultName, damage: Damage, *, after: int, slow_s: f
         case "wrong-type":
             headers = (("content-type", "text/html; charset=utf-8"),)
             return replace(play, headers=headers, steps=iter([(0.0, _PAGE)]), length=len(_PAGE))
-        case "401" | "429" | "quota" | "500" | "503" | "529" | "context" | "no-model":
+        case "401" | "429" | "quota" | "quota-reset" | "500" | "503" | "529" | "context" | "no-model":
             raise ValueError(f"fault {fault} is an answer of its own, of the wire's")
 
 

@@ -21,6 +21,7 @@ from loopforge.drivers.simulator.faults import Problem
 from loopforge.drivers.simulator.minimax_requests import BadRequest, check_request
 from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.saying import Said, SaidCall, Wanted, say, templated
+from loopforge.drivers.simulator.used_up import MINIMAX_CODE, minimax_words
 from loopforge.drivers.simulator.wires import Answer, Asked, Call
 from loopforge.drivers.turn import JsonObject
 
@@ -95,9 +96,13 @@ class ChatCompletionV2:
         return Answer(headers=(_JSON, *headers), body=_encode(form.whole()), tokens=said.tokens)
 
     def problem(self, problem: Problem, profile: Profile, asked: Asked | None = None) -> Answer:
-        del profile  # this vendor says neither its limits nor when to come back
+        del profile  # this vendor says neither its limits nor when to come back, but for a plan's
         status, code, kind, message = _PROBLEMS[problem]
         return _error(status, code, kind, message.format(model=asked.model if asked else "the model"))
+
+    def used_up(self, resets_at: float, asked: Asked) -> Answer:
+        del asked  # one vendor, all its models
+        return _error(429, MINIMAX_CODE, "rate_limit_error", minimax_words(resets_at))
 
     def keep_alive(self, *, stream: bool) -> bytes:
         return b": keep-alive\n\n" if stream else b"\n"  # this wire has no ping of its own; a proxy's comment

@@ -22,6 +22,14 @@ from typing import Any
 from loopforge.drivers.simulator.faults import Problem
 from loopforge.drivers.simulator.openai_requests import BadRequest, check_request
 from loopforge.drivers.simulator.profile import Profile, ScriptedCall
+from loopforge.drivers.simulator.used_up import (
+    GLM_CODE,
+    MINIMAX_CODE,
+    glm_words,
+    is_glm,
+    is_minimax,
+    minimax_words,
+)
 from loopforge.drivers.simulator.wires import Answer, Asked, Call
 from loopforge.drivers.simulator.wording import example_of, pieces, speak
 from loopforge.drivers.turn import JsonObject
@@ -143,6 +151,16 @@ class OpenAiCompatible:
             reset = ("x-ratelimit-reset-requests", f"{profile.retry_after_s:g}s")
             extra = (*extra, ("x-ratelimit-remaining-requests", "0"), reset)
         return _error(status, filled, kind, code, headers=extra)
+
+    def used_up(self, resets_at: float, asked: Asked) -> Answer | None:
+        """OpenAI tells no time; two vendors of this kind that sell plans do."""
+        if is_minimax(asked.model):
+            error = {"type": "rate_limit_error", "message": f"{minimax_words(resets_at)} ({MINIMAX_CODE})"}
+            return Answer(status=429, headers=(_JSON,), body=_encode({"type": "error", "error": error}))
+        if is_glm(asked.model):
+            error = {"code": GLM_CODE, "message": glm_words(resets_at)}
+            return Answer(status=429, headers=(_JSON,), body=_encode({"error": error}))
+        return None
 
     def keep_alive(self, *, stream: bool) -> bytes:
         return b": OPENROUTER PROCESSING\n\n" if stream else b"\n"

@@ -47,6 +47,7 @@ class Profile:
 
     Fault: `fault` by name (faults.py) hits the share `fault_share` of requests; a model named "fault-NAME" chooses it
     for one request. `fault_after_tokens` come before a stream breaks, and `slow_s` is what a slow first token takes.
+    `quota_reset_s` after the first request that meets "quota-reset", nothing is left of it.
 
     Everything random comes from `seed` and the request's own body: the same request meets the same answer, at the
     same pace, in whatever order requests arrive.
@@ -74,11 +75,15 @@ class Profile:
     fault_share: float = 1.0
     fault_after_tokens: int = 5
     slow_s: float = 30.0
+    quota_reset_s: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for a number out of its range."""
-        for name in ("first_token_s", "tokens_per_s", "answer_tokens", "token_bytes", "thinking_tokens", "slow_s"):
+        for name in (
+            "first_token_s", "tokens_per_s", "answer_tokens", "token_bytes", "thinking_tokens", "slow_s",
+            "quota_reset_s",
+        ):  # fmt: skip
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more")
         if not 0 <= self.jitter <= 1 or not 0 <= self.fault_share <= 1:

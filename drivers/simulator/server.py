@@ -11,8 +11,9 @@ import json
 import random
 import socket
 import struct
+import time
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ from loopforge.drivers.simulator.pacing import Gone, Pacer, send
 from loopforge.drivers.simulator.play import Play, paced
 from loopforge.drivers.simulator.profile import ANY_PROVIDER, Profile, Profiles, profile_of
 from loopforge.drivers.simulator.stats import ProviderStats, Stats
-from loopforge.drivers.simulator.wires import Answer, Call, Wire, open_wire
+from loopforge.drivers.simulator.wires import Answer, Asked, Call, TellsReset, Wire, open_wire
 
 MAX_HEAD_BYTES = 64 * 2**10
 MAX_BODY_BYTES = 64 * 2**20
@@ -40,10 +41,21 @@ _JSON = (("content-type", "application/json"),)
 
 
 class Simulator:
-    """A running simulator. `profiles` may be changed while it runs: the next request sees it."""
+    """A running simulator. `profiles` may be changed while it runs: the next request sees it.
 
-    def __init__(self, profiles: Profiles | None = None, *, max_connections: int = MAX_CONNECTIONS) -> None:
+    `resets_at`: when the quota of a provider that met "quota-reset" is whole again, in unix seconds by `wall`.
+    """
+
+    def __init__(
+        self,
+        profiles: Profiles | None = None,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._max_connections = max_connections
+        self._wall = wall
+        self.resets_at: dict[str, float] = {}
         self.profiles: dict[str, Profile] = dict(profiles or {ANY_PROVIDER: Profile()})
         self.stats = Stats()
         self.pacer = Pacer()
@@ -56,6 +68,11 @@ class Simulator:
     def base_url(self, provider: str) -> str:
         """What a provider's `base_url` is set to, to have it played here."""
         return f"{self.url}/{provider}/v1"
+
+    def is_reset(self, provider: str, profile: Profile) -> bool:
+        """Whether this provider's quota is whole again. The first look is when it is used up."""
+        now = self._wall()
+        return now >= self.resets_at.setdefault(provider, now + profile.quota_reset_s)
 
     async def serve_connection(self, stream: trio.abc.Stream) -> None:
         """Answer requests until the client leaves. Raises nothing that a client could cause."""
@@ -110,6 +127,7 @@ async def open_simulator(profiles: Profiles | None = None, *, port: int = 0) -> 
 class _Scene:
     """One request with all that decides on its answer."""
 
+    provider: str
     profile: Profile
     wire: Wire
     stats: ProviderStats
@@ -204,7 +222,7 @@ class _Connection:
             await self._refuse(501, str(exc))
             return
         stats = self._simulator.stats.of(provider)
-        scene = _Scene(profile=profile, wire=wire, stats=stats, call=replace(call, path=f"/{path}"))
+        scene = _Scene(provider=provider, profile=profile, wire=wire, stats=stats, call=replace(call, path=f"/{path}"))
         stats.requests += 1
         stats.active += 1
         stats.peak = max(stats.peak, stats.active)
@@ -229,14 +247,25 @@ class _Connection:
             fault = fault_of_model(asked.model) or _fault_of_profile(profile, rng)
         except ValueError:
             return _at_once(wire.problem("model_not_found", profile, asked))
+        if fault == "quota-reset" and self._simulator.is_reset(scene.provider, profile):
+            fault = None
         if fault:
             scene.stats.faults[fault] += 1
+        if fault == "quota-reset":
+            return _at_once(self._used_up(scene, asked))
         if fault and (problem := problem_of(fault)):
             return _at_once(wire.problem(problem, profile, asked))
         play = _in_time(wire.answer(asked, profile, rng), profile, rng)
         if fault:
             return spoil(play, fault, wire, after=profile.fault_after_tokens, slow_s=profile.slow_s)
         return play
+
+    def _used_up(self, scene: _Scene, asked: Asked) -> Answer:
+        """The quota problem, with its end where the vendor tells it."""
+        answer = None
+        if isinstance(scene.wire, TellsReset):
+            answer = scene.wire.used_up(self._simulator.resets_at[scene.provider], asked)
+        return answer or scene.wire.problem("quota", scene.profile, asked)
 
     # -- answering ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from loopforge.drivers.registry import KINDS
 from loopforge.drivers.simulator.faults import Damage, Problem
@@ -65,6 +65,14 @@ class Wire(Damage, Protocol):
 
     def problem(self, problem: Problem, profile: Profile, asked: Asked | None = None) -> Answer:
         """An error as this kind's vendors write it."""
+
+
+@runtime_checkable
+class TellsReset(Protocol):
+    """A wire with vendors that say when a quota is whole again."""
+
+    def used_up(self, resets_at: float, asked: Asked) -> Answer | None:
+        """The quota problem with that moment, in unix seconds; None when the vendor of this model does not tell it."""
 
 
 def has_wire(kind: str) -> bool:

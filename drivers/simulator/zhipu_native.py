@@ -17,6 +17,7 @@ from typing import Any
 from loopforge.drivers.simulator.faults import Problem
 from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.saying import Said, SaidCall, Wanted, say, templated
+from loopforge.drivers.simulator.used_up import GLM_CODE, glm_words
 from loopforge.drivers.simulator.wires import Answer, Asked, Call
 from loopforge.drivers.simulator.zhipu_requests import BadRequest, check_request, check_token
 from loopforge.drivers.turn import JsonObject
@@ -102,6 +103,10 @@ class ZhipuNative:
         waits = problem in ("rate_limited", "overloaded", "unavailable")
         extra = (("retry-after", f"{profile.retry_after_s:g}"),) if waits else ()
         return _error(status, code, message.format(model=asked.model if asked else "asked for"), extra)
+
+    def used_up(self, resets_at: float, asked: Asked) -> Answer:
+        del asked  # one vendor, all its models
+        return _error(429, GLM_CODE, glm_words(resets_at))
 
     def keep_alive(self, *, stream: bool) -> bytes:
         return b": keep-alive\n\n" if stream else b"\n"

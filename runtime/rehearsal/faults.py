@@ -28,6 +28,7 @@ PROVIDER_FAULTS: Mapping[str, str] = {
     "401": "the key is rejected",
     "429": "rate limit, with Retry-After",
     "quota": "429 for an account without credit",
+    "quota-reset": "a plan's quota is used up, and whole again a while later; MiniMax, GLM and Claude say when",
     "500": "the server failed",
     "503": "the server is overloaded or down",
     "529": "the server is overloaded",

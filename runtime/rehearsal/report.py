@@ -143,7 +143,7 @@ def _failures(entries: Sequence[Entry], width: int) -> list[str]:
             failed = f"{number} of {count(summary.posted, f'{kind} turn')} failed with {name}{waited}:"
             lines += fill([failed, messages[name]], width, indent="  ")
         if summary.resent:
-            lines.append(f"{count(summary.resent, f'{kind} turn')} sent again after the worker was lost")
+            lines.append(f"{count(summary.resent, f'{kind} turn')} sent again after an attempt that failed")
     return [*lines, ""] if lines else []
 
 

@@ -79,6 +79,7 @@ def profiles(config: Config, faults: Faults, seconds: float, seed: int) -> dict[
             "fault": faults.of_provider.get(name),
             "fault_after_tokens": 3,  # a tool call is not much longer
             "slow_s": patience(seconds) / 2,
+            "quota_reset_s": patience(seconds),
             "seed": seed,
         }
         for name, settings in config.providers.items()

@@ -183,7 +183,7 @@ def assert_well(way: Way, seen: Seen) -> None:
 SCOPE_IS_PROVIDER: tuple[FaultName, ...] = ("silence", "comments", "reset", "drip", "500", "error-event")
 HARMLESS: tuple[FaultName, ...] = ("slow", "endless")
 AGAIN_ONCE: tuple[FaultName, ...] = ("cut", "malformed", "stall", "reset-midway")
-CLOSES: dict[FaultName, str] = {"401": "rejected", "quota": "spent", "stall": "stalling"}
+CLOSES: dict[FaultName, str] = {"401": "rejected", "quota": "spent", "quota-reset": "resetting", "stall": "stalling"}
 """They have a provider of their own: a key and an account close it whole, a stall takes a watchdog that barks."""
 
 
@@ -212,6 +212,7 @@ async def test_every_fault_of_a_provider_ends_in_a_whole_answer_by_another() -> 
                 settings_of("stalling", urls["stalling"], event_gap_timeout_s=IMPATIENT_S),
                 settings_of("rejected", urls["rejected"]),
                 settings_of("spent", urls["spent"]),
+                settings_of("resetting", urls["resetting"]),
                 settings_of("healthy", urls["healthy"], "anthropic", context_window=100_000),
             ]
             async with open_runtime(configuration(providers, ways)) as runtime:

@@ -151,9 +151,9 @@ class Simulator:
 
 
 @contextmanager
-def open_simulator(folder: Path) -> Iterator[Simulator]:
+def open_simulator(folder: Path, played: Mapping[str, Mapping[str, Any]] = PROFILES) -> Iterator[Simulator]:
     profiles = folder / "profiles.json"
-    profiles.write_text(json.dumps(PROFILES))
+    profiles.write_text(json.dumps(played))
     argv = [sys.executable, "-m", "loopforge.drivers.simulator", "--profiles", str(profiles)]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None

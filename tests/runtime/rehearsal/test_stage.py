@@ -101,7 +101,12 @@ def test_the_simulator_takes_the_profiles_and_they_have_the_fault_in_them() -> N
     assert read["local"].fault is None
     assert read["cloud"].seed == 4
     assert read["cloud"].tool_calls[0].name == TOOL.name
+    assert read["cloud"].quota_reset_s == patience(10) < min(route.deadline_s for route in staged_routes(config))
     assert set(written["cloud"]) <= {member.name for member in fields(Profile)}
+
+
+def staged_routes(config: Config) -> list[Route]:
+    return list(stage(config, BASE_URLS, seconds=10).config.routes.values())
 
 
 def test_a_slow_provider_stays_within_the_timeouts_that_the_run_allows() -> None:
