@@ -1,107 +1,39 @@
-"""Whole turns on loopback: driver, auth and transport against the simulator's half of this wire, with every fault."""
+"""Whole turns of this kind: what the suite asks of all of them, and what only this wire has."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from dataclasses import replace
+from typing import Any
 
 import pytest
-import trio
 
-from loopforge.drivers.auth import open_auth
-from loopforge.drivers.errors import (
-    ContextTooLong,
-    CredentialsRejected,
-    DriverError,
-    ModelNotFound,
-    Overloaded,
-    ProviderUnavailable,
-    QuotaExhausted,
-    RateLimited,
-    Stalled,
-    StreamBroken,
-    WireMismatch,
-)
-from loopforge.drivers.registry import ProviderSettings, open_driver
-from loopforge.drivers.run import Watchdogs, run_turn
-from loopforge.drivers.simulator.faults import FaultName
-from loopforge.drivers.simulator.profile import Profile, ScriptedCall
-from loopforge.drivers.simulator.server import Simulator, open_simulator
-from loopforge.drivers.transport import open_transport
-from loopforge.drivers.turn import JsonSchema, NamedTool, Reply, Tool, Turn, system, tool_result, user
-from loopforge.drivers.wire import Auth, Driver, Transport
+from loopforge.drivers.errors import CredentialsRejected
+from loopforge.drivers.turn import JsonSchema, NamedTool
 from loopforge.drivers.zhipu_jwt import ZhipuJwt
+from tests.drivers.simulated import LOOK, SimulatedProvider
+from tests.suites.whole_turns import WholeTurnsSuite
 
-# All at once: between tokens that come one by one, a busy machine could make a gap of its own.
-QUICK = Profile(kind="zhipu_native", first_token_s=0, tokens_per_s=0, answer_tokens=12, slow_s=0.05)
-CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-LOOK = Tool(name="look", parameters=CITY)
-TURN = Turn(kind="planning", messages=(user("hello"),), id="turn-1", provider="acme", model="m")
-CALM = Watchdogs(first_event_s=60, event_gap_s=60)
 KEY_ID, SECRET = "0123456789abcdef0123456789abcdef", "s3cr3tS3cr3tS3cr"  # made up, in the form of real ones
 KEY = f"{KEY_ID}.{SECRET}"
+PROVIDER = SimulatedProvider(kind="zhipu_native", key=KEY)
+QUICK, TURN, open_line = PROVIDER.profile, PROVIDER.turn, PROVIDER.open_line
 
 
-@dataclass
-class Line:
-    """One provider, ready to be asked."""
-
-    simulator: Simulator
-    driver: Driver
-    auth: Auth
-    transport: Transport
-
-    async def run(self, turn: Turn = TURN, *, watchdogs: Watchdogs = CALM) -> Reply:
-        async def emit(delta: object) -> None:
-            del delta
-
-        with trio.fail_after(60):
-            return await run_turn(self.driver, self.auth, turn, self.transport, emit, watchdogs)
-
-    async def fails(self, turn: Turn = TURN, *, watchdogs: Watchdogs = CALM) -> DriverError:
-        with pytest.raises(DriverError) as caught:
-            await self.run(turn, watchdogs=watchdogs)
-        return caught.value
-
-    @property
-    def requests(self) -> int:
-        return self.simulator.stats.of("acme").requests
-
-
-@asynccontextmanager
-async def open_line(
-    profile: Profile = QUICK, *, key: str = "", auth: Auth | None = None, **members: Any
-) -> AsyncIterator[Line]:
-    async with open_simulator({"acme": profile}) as simulator:
-        settings = ProviderSettings(
-            name="acme",
-            kind="zhipu_native",
-            base_url=simulator.base_url("acme"),
-            api_key_env="ACME_KEY" if key else "",
-            **members,
-        )
-        async with open_transport(settings) as transport:
-            yield Line(simulator, open_driver(settings), auth or open_auth(settings, key), transport)
+class TestWholeTurns(WholeTurnsSuite):
+    provider = PROVIDER
+    models = ("m", "glm-4.7", "glm-4.5", "glm-5.3")
+    request_id = r"2026.+"
+    no_room = (("429", 429, "1302"), ("503", 503, "1312"), ("529", 429, "1312"))
 
 
 # -- answers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_turn_is_answered_with_thinking_text_and_usage(stream: bool) -> None:
-    async with open_line(replace(QUICK, thinking_tokens=5)) as line:
-        reply = await line.run(replace(TURN, messages=(system("Be kind."), user("hi")), stream=stream))
-    assert (len(reply.text.split()), len(reply.message.thinking.split())) == (12, 5)
-    assert not reply.text.startswith("\n")
-    assert (reply.finish, reply.finish_raw, reply.model_reported) == ("stop", "stop", "m")
-    assert (reply.usage.output, reply.usage.reasoning, reply.usage.cache_read) == (17, 5, 0)
-    assert reply.usage.input
-    assert reply.request_id.startswith("2026")
-    assert reply.timings.first_token_s is not None
-    assert reply.warnings == ()
+async def test_what_came_from_no_cache_is_told_as_nothing(stream: bool) -> None:
+    async with open_line() as line:
+        assert (await line.run(replace(TURN, stream=stream))).usage.cache_read == 0
 
 
 @pytest.mark.parametrize("model", ["glm-4.7", "glm-5.2"])
@@ -118,25 +50,11 @@ async def test_a_model_that_cannot_stop_thinking_says_so() -> None:
     assert "cannot stop thinking" in reply.warnings[0]
 
 
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("model", ["glm-4.7", "glm-4.5", "glm-5.3"])
-async def test_tools_are_called_in_parallel_and_their_results_taken(model: str, stream: bool) -> None:
-    calls = tuple(ScriptedCall(name="look", arguments={"city": city}) for city in ("Rome", "Bern"))
-    turn = replace(TURN, model=model, tools=(LOOK,), stream=stream)
-    async with open_line(replace(QUICK, tool_calls=calls, thinking_tokens=3)) as line:
-        asked = await line.run(turn)
-        assert [call.parsed for call in asked.tool_calls] == [{"city": "Rome"}, {"city": "Bern"}]
-        assert asked.finish == "tool_calls"
-        results = [tool_result(call, "sunny") for call in reversed(asked.tool_calls)]
-        answer = await line.run(replace(turn, messages=(*turn.messages, asked.message, *results)))
-    assert (answer.finish, answer.warnings) == ("stop", ())
-
-
 @pytest.mark.parametrize("choice", [NamedTool(name="look"), "required"])
 async def test_a_call_can_be_forced_as_far_as_this_wire_goes(choice: Any) -> None:
     async with open_line() as line:
         reply = await line.run(replace(TURN, tools=(LOOK,), tool_choice=choice))
-        assert [call.parsed for call in reply.tool_calls] == [{"city": "sample"}]
+        assert [call.parsed for call in reply.tool_calls] == [{"path": "sample"}]
         assert "tool_choice" in reply.warnings[0]
         assert (await line.run(replace(TURN, tools=(LOOK,), tool_choice="none"))).finish == "stop"
 
@@ -147,19 +65,6 @@ async def test_an_answer_fits_the_schema_that_the_prompt_holds() -> None:
         reply = await line.run(replace(TURN, output=JsonSchema(schema=schema)))
     assert reply.text == '{"size": 1}'
     assert "not enforced" in reply.warnings[0]
-
-
-async def test_an_answer_beyond_its_budget_says_so() -> None:
-    async with open_line() as line:
-        assert (await line.run(replace(TURN, max_output_tokens=3))).finish == "length"
-
-
-async def test_turns_one_after_the_other_share_a_connection() -> None:
-    async with open_line() as line:
-        for stream in (True, False, True):
-            await line.run(replace(TURN, stream=stream))
-            await line.fails(replace(TURN, stream=stream, model="fault-500"))
-        assert line.simulator.stats.connections == 1
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------
@@ -206,79 +111,3 @@ async def test_a_clock_that_is_far_off_is_the_outcome_after_one_more_try(late_s:
         error = await line.fails()
         assert line.requests == 2
     assert (type(error), error.raw) == (CredentialsRejected, code)
-
-
-# -- faults ---------------------------------------------------------------------------------------------------------
-
-
-async def test_an_error_says_how_long_to_wait() -> None:
-    async with open_line(replace(QUICK, retry_after_s=2.5)) as line:
-        error = await line.fails(replace(TURN, model="fault-429"))
-    assert (error.retry_after_s, error.status, error.raw) == (2.5, 429, "1302")
-
-
-OUTCOMES: dict[FaultName, type[DriverError] | None] = {
-    "slow": None,
-    "endless": None,
-    "silence": ProviderUnavailable,
-    "comments": ProviderUnavailable,
-    "cut": StreamBroken,
-    "malformed": StreamBroken,
-    "error-event": ProviderUnavailable,
-    "stall": Stalled,
-    "reset": ProviderUnavailable,
-    "reset-midway": StreamBroken,
-    "drip": ProviderUnavailable,
-    "huge": WireMismatch,
-    "wrong-type": WireMismatch,
-    "401": CredentialsRejected,
-    "429": RateLimited,
-    "quota": QuotaExhausted,
-    "500": ProviderUnavailable,
-    "503": Overloaded,
-    "529": Overloaded,
-    "context": ContextTooLong,
-    "no-model": ModelNotFound,
-}
-
-
-def watchdogs_for(fault: FaultName, *, stream: bool) -> Watchdogs:
-    """Impatient only where it is the watchdog that ends the turn, and with that watchdog alone."""
-    if fault in {"silence", "comments", "drip"}:
-        return Watchdogs(first_event_s=0.2, event_gap_s=60)
-    if fault == "stall" or (fault == "endless" and not stream):  # a stream has its own end sign
-        return Watchdogs(first_event_s=60, event_gap_s=0.2)
-    return CALM
-
-
-def test_every_fault_has_an_expected_outcome() -> None:
-    assert set(OUTCOMES) == set(get_args(FaultName))
-
-
-# Each drop of a dripping whole answer is progress: it only takes its time.
-@pytest.mark.parametrize(
-    ("fault", "stream"),
-    [(fault, stream) for fault in OUTCOMES for stream in (True, False) if stream or fault != "drip"],
-)
-async def test_each_fault_is_named_for_what_to_do_next(fault: FaultName, stream: bool) -> None:
-    expected = OUTCOMES[fault]
-    turn = replace(TURN, model=f"fault-{fault}", stream=stream)
-    watchdogs = watchdogs_for(fault, stream=stream)
-    async with open_line() as line:
-        if expected is None:
-            assert len((await line.run(turn, watchdogs=watchdogs)).text.split()) == 12
-            return
-        error = await line.fails(turn, watchdogs=watchdogs)
-        with trio.fail_after(60):
-            await line.simulator.stats.wait(lambda stats: stats.active == 0)
-        assert (await line.run()).finish == "stop"  # nothing of it stays with the transport
-    assert type(error) is expected
-    assert (error.provider, error.model) == ("acme", turn.model)
-    assert error.action
-    text_had_come = stream and fault in {"cut", "malformed", "error-event", "stall", "reset-midway"}
-    assert error.started == text_had_come
-    if text_had_come:
-        assert error.partial is not None
-        assert len(error.partial.text.split()) == QUICK.fault_after_tokens
-    else:
-        assert error.partial is None
