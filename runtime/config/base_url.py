@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
 from loopforge.runtime.config.findings import looks_like_key
@@ -48,6 +49,16 @@ OTHER_VENDORS = ("anthropic", "google", "vertex")
 _MESSAGES_VENDORS = frozenset({
     "azure", "openrouter", "minimax", "deepseek", "glm", "kimi", "qwen", "ollama", "vllm", "llamacpp", "lmstudio",
 })  # fmt: skip
+VENDORS_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "openai_compatible": VENDORS,
+    "anthropic": ("anthropic", *sorted(_MESSAGES_VENDORS), GENERIC),
+    "gemini": ("google", "vertex"),
+    "bedrock": (),
+    "dashscope_native": ("qwen", GENERIC),
+    "zhipu_native": ("glm",),
+    "minimax_native": ("minimax", GENERIC),
+}
+"""What may be written in `vendor`, by kind: what that kind's driver tells apart."""
 _VENDOR_OF_KIND = {"gemini": "google", "dashscope_native": "qwen", "zhipu_native": "glm", "minimax_native": "minimax"}
 
 _QUERY_OF_VENDOR = {

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from loopforge.drivers.registry import AwsSettings, Price, ProviderSettings, has_driver
 from loopforge.drivers.turn import Lane
-from loopforge.runtime.config.base_url import is_exposed, is_loopback, trouble_with, vendor_of
+from loopforge.runtime.config.base_url import VENDORS_OF_KIND, is_exposed, is_loopback, trouble_with, vendor_of
 from loopforge.runtime.config.carrying import warn_of_routes, with_lacks
 from loopforge.runtime.config.findings import Findings, Path, describe, did_you_mean
 from loopforge.runtime.config.model import (
@@ -76,6 +76,7 @@ def resolve(raw: Mapping[str, Any], file: FilePath, findings: Findings, env: Env
     resolved |= {kind: _route(kind, RouteTable(), tuple(found)) for kind, found in missing.items()}
     resolved = {kind: with_lacks(route, settings) for kind, route in resolved.items()}
     _warn_of_routed(resolved, settings, findings, env)
+    _warn_of_short_deadlines(resolved.values(), findings)
     warn_of_routes(resolved.values(), settings, {**places, **missing}, findings)
     return Config(
         path=str(file),
@@ -143,9 +144,22 @@ def _check_provider(name: str, read: Read[ProviderTable], findings: Findings) ->
         _warn_of_url(table, path, findings)
         if not read.bad & {"base_url", "reserve", "max_concurrency"}:
             _check_reserve(name, table, findings)
+    if table.vendor not in ("", *VENDORS_OF_KIND[table.kind]) and not read.bad & {"kind", "vendor"}:
+        findings.warn((*path, "vendor"), *_strange_vendor(table))
     if table.aws_bedrock is not None and table.kind != "bedrock" and "kind" not in read.bad:
         problem = f"kind {describe(table.kind)} does not read this table"
         findings.warn((*path, "aws_bedrock"), problem, 'it goes with kind = "bedrock"')
+
+
+def _strange_vendor(table: ProviderTable) -> tuple[str, str]:
+    """What is said of a vendor that another kind's driver knows, and this one's does not."""
+    known, written = VENDORS_OF_KIND[table.kind], describe(table.vendor)
+    kinds = [kind for kind, vendors in VENDORS_OF_KIND.items() if table.vendor in vendors]
+    theirs = " or ".join(f'kind = "{kind}"' for kind in kinds)
+    if not known:
+        return f"kind {describe(table.kind)} tells no vendors apart", f"leave vendor out, or write {theirs}"
+    problem = f"kind {describe(table.kind)} knows no vendor {written}, and each reply will say so"
+    return problem, f"leave vendor out, write {' or '.join(map(describe, known))} here, or {theirs}"
 
 
 def _trouble_with_url(read: Read[ProviderTable]) -> tuple[str, str] | None:
@@ -283,6 +297,16 @@ def _warn_of_routed(
                 ("providers", name, "api_key_env"),
                 f"the variable {settings.api_key_env} is not set here; {users} turns that go there fail without it",
                 f"set it where the service runs: export {settings.api_key_env}=…",
+            )
+
+
+def _warn_of_short_deadlines(routes: Iterable[Route], findings: Findings) -> None:
+    for route in routes:
+        if route.park_max_s > route.deadline_s:
+            findings.warn(
+                ("router", route.kind, "park_max_s"),
+                f"deadline_s is {route.deadline_s:g} here and counts while a turn is parked: it ends the turn first",
+                f"write deadline_s = {route.park_max_s:g} or more, or a smaller park_max_s",
             )
 
 

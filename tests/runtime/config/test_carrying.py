@@ -10,11 +10,12 @@ from loopforge.drivers.gemini.driver import VENDORS as GEMINI
 from loopforge.drivers.minimax_native.driver import VENDORS as MINIMAX
 from loopforge.drivers.registry import KINDS, Kind
 from loopforge.drivers.zhipu_native.driver import VENDORS as ZHIPU
-from loopforge.runtime.config.base_url import OTHER_VENDORS, VENDORS, vendor_of
+from loopforge.runtime.config.base_url import OTHER_VENDORS, VENDORS, VENDORS_OF_KIND, vendor_of
 from loopforge.runtime.config.child import check_in_child_blocking
 from loopforge.runtime.config.paths import PRESETS
 from loopforge.runtime.config.values import Problem, Target
-from tests.runtime.config.checking import OLLAMA, accepted
+from tests.runtime.config.checking import OLLAMA, accepted, refused
+from tests.runtime.config.test_resolve import ORIGINAL
 
 PROVIDERS = f"""\
 {OLLAMA}
@@ -142,6 +143,8 @@ def test_a_provider_is_told_by_a_name_that_its_own_driver_knows() -> None:
              "us-central1-aiplatform.googleapis.com", "127.0.0.1:8000", "127.0.0.1:11434", "example.com")  # fmt: skip
     for kind in KINDS:
         assert {vendor_of(kind, f"https://{host}/v1") for host in hosts} <= known[kind], kind
+        writable = {name for name in (*VENDORS, *OTHER_VENDORS) if name in known[kind]}
+        assert set(VENDORS_OF_KIND[kind]) == writable, kind
     assert set(OTHER_VENDORS) == {"anthropic", "google", "vertex"}
 
 
@@ -164,3 +167,67 @@ def test_vertex_is_told_by_its_host_and_may_be_written() -> None:
     assert vendor_of("gemini", "https://aiplatform.googleapis.com/v1") == "vertex"
     text = PROVIDERS + '[providers.proxy]\nkind = "gemini"\nbase_url = "https://example.com"\nvendor = "vertex"\n'
     assert accepted(text).providers["proxy"].vendor == "vertex"
+
+
+def vendor_warnings(kind: str, vendor: str) -> list[Problem]:
+    text = f'{OLLAMA}[providers.p]\nkind = "{kind}"\nbase_url = "https://example.com"\nvendor = "{vendor}"\n'
+    problems = [problem for problem in accepted(text).warnings if problem.place == "providers.p.vendor"]
+    assert {problem.line for problem in problems} <= {7}
+    assert text.splitlines()[6].startswith("vendor")
+    return problems
+
+
+@pytest.mark.parametrize(
+    ("kind", "vendor", "problem", "instead"),
+    [
+        ("openai_compatible", "vertex", 'kind "openai_compatible" knows no vendor "vertex"', 'or kind = "gemini"'),
+        ("openai_compatible", "anthropic", 'knows no vendor "anthropic"', 'or kind = "anthropic"'),
+        ("anthropic", "openai", 'kind "anthropic" knows no vendor "openai"', 'or kind = "openai_compatible"'),
+        ("gemini", "openai", 'kind "gemini" knows no vendor "openai"', 'write "google" or "vertex" here'),
+        ("zhipu_native", "generic", 'knows no vendor "generic"', 'write "glm" here'),
+        (
+            "bedrock",
+            "anthropic",
+            'kind "bedrock" tells no vendors apart',
+            'leave vendor out, or write kind = "anthropic"',
+        ),
+    ],
+)
+def test_a_vendor_of_another_kind_is_said_in_its_line(kind: str, vendor: str, problem: str, instead: str) -> None:
+    (found,) = vendor_warnings(kind, vendor)
+    assert problem in found.problem
+    assert instead in found.suggestion
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vendor_of_its_own_kind_is_not_worth_a_word(kind: Kind) -> None:
+    assert [vendor_warnings(kind, vendor) for vendor in ("", *VENDORS_OF_KIND[kind])] == [[]] * (
+        len(VENDORS_OF_KIND[kind]) + 1
+    )
+
+
+def test_a_vendor_is_not_held_against_a_kind_that_is_wrong_itself() -> None:
+    problems = refused(f'{OLLAMA}[providers.p]\nkind = "gemni"\nbase_url = "https://x.test"\nvendor = "vertex"\n')
+    assert [problem.place for problem in problems] == ["providers.p.kind"]
+
+
+@pytest.mark.parametrize(
+    ("route", "deadline"),
+    [("park_max_s = 3600", "1800"), ("deadline_s = 60\npark_max_s = 60.5", "60"), ("park_max_s = 86_400", "1800")],
+)
+def test_a_deadline_that_ends_a_turn_before_it_was_parked_so_long_is_said(route: str, deadline: str) -> None:
+    problem = only(route)
+    assert problem.place == "router.coding.park_max_s"
+    assert f"deadline_s is {deadline} " in problem.problem
+    assert problem.suggestion.startswith("write deadline_s = ")
+
+
+@pytest.mark.parametrize("route", ["park_max_s = 1800", "deadline_s = 7200\npark_max_s = 7200", "deadline_s = 5", ""])
+def test_a_turn_that_may_be_parked_within_its_deadline_is_not_worth_a_word(route: str) -> None:
+    assert found(route) == []
+
+
+def test_neither_the_presets_nor_a_config_of_the_original_is_warned_of_vendors_or_deadlines() -> None:
+    for text in (PRESETS.read_text(), ORIGINAL):
+        places = {problem.place.rpartition(".")[2] for problem in accepted(text).warnings}
+        assert not places & {"vendor", "park_max_s"}
