@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, replace
+from typing import Literal
 
 # What a prompt's tokens cost differs from server to server; only that a long prompt takes longer holds for all. First
 # token times are compared per this many tokens, and short prompts count as this long, because there the rest is noise.
@@ -39,11 +40,14 @@ class Adaptive:
 
     `quiet`, `loaded`: first token times per PROMPT_TOKENS, seconds; of turns that ran beside at most half of the limit
     or alone, and of those that ran with the limit used up since it last changed. `ceiling`: the limit that proved too
-    high, not tried again before `ceiling_until`; `patience_s`: how long that was.
+    high, not tried again before `ceiling_until`; `patience_s`: how long that was. `told`: the slots that the server
+    said it has, None when it said nothing. `source`: where the limit comes from.
     """
 
     limit: int
     most: int
+    told: int | None = None
+    source: Literal["guess", "server", "measured"] = "guess"
     quiet: tuple[float, ...] = ()
     loaded: tuple[float, ...] = ()
     ceiling: int = 0
@@ -53,7 +57,19 @@ class Adaptive:
 
 def begin(slots: int | None, guess: int, most: int) -> Adaptive:
     """`slots`: what the server said of itself, None when it said nothing; then `guess`. `most`: never beyond that."""
-    return Adaptive(limit=max(1, min(guess if slots is None else slots, most)), most=max(1, most))
+    state = Adaptive(limit=max(1, min(guess, most)), most=max(1, most))
+    return state if slots is None else after_told(state, slots)
+
+
+def after_told(state: Adaptive, slots: int) -> Adaptive:
+    """The server said how many slots it has: what was found out under another number says nothing of this one.
+
+    What it had said before, told again, changes nothing. Of the samples those of the unloaded server stay.
+    """
+    if slots == state.told:
+        return state
+    limit = max(1, min(slots, state.most))
+    return Adaptive(limit=limit, most=state.most, told=slots, source="server", quiet=state.quiet)
 
 
 def after_turn(
@@ -83,7 +99,8 @@ def _raise(state: Adaptive, now: float) -> Adaptive:
     higher = min(state.limit + 1, state.most)
     if state.ceiling and higher >= state.ceiling and now < state.ceiling_until:
         higher = state.limit
-    return replace(state, limit=higher, loaded=())
+    source = state.source if higher == state.limit else "measured"
+    return replace(state, limit=higher, source=source, loaded=())
 
 
 def _lower(state: Adaptive, now: float, policy: AdaptivePolicy) -> Adaptive:
@@ -93,6 +110,7 @@ def _lower(state: Adaptive, now: float, policy: AdaptivePolicy) -> Adaptive:
     return replace(
         state,
         limit=lower,
+        source="measured",
         loaded=(),
         ceiling=state.limit,
         ceiling_until=now + patience_s,

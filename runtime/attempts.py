@@ -109,6 +109,7 @@ class Attempts:
         if frame.type == FrameType.PONG:
             header = unpack_header(frame.header)
             desk.rss_bytes, desk.cpu_s = int(header.get("rss_bytes", 0)), float(header.get("cpu_s", 0.0))
+            self.floor.learn_slots(desk, header.get("slots"))
             return
         if record is None or not record.at_worker:
             return

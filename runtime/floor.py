@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import trio
 
-from loopforge.drivers.registry import ProviderSettings
+from loopforge.drivers.registry import MOST_ADAPTIVE, ProviderSettings
 from loopforge.drivers.turn import Lane
-from loopforge.runtime.adaptive import Adaptive, begin
+from loopforge.runtime.adaptive import Adaptive, after_told, begin
 from loopforge.runtime.breakers import Breakers
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import NoRoute, QueueFull
@@ -32,8 +32,6 @@ from loopforge.workers.messages import FrameType, pack
 
 ROOM_BYTES = 32 * 2**20
 """While more than this waits for a worker to read it, turns wait in the queue, where they are bounded and told so."""
-MOST_ADAPTIVE = 32
-"""A local server that takes more at once is worth a line max_concurrency in its table."""
 HELD_FOR_CLIENT = "its client"
 HELD_FOR_QUOTA = "a quota's reset"
 
@@ -110,14 +108,26 @@ class Floor:
             desk.routed = desk.name in routed
 
     def _share_slots(self, desk: Desk) -> None:
-        if (successor := desk.successor) is not None:
-            successor.queue.set_concurrency(slots_of(successor) - len(desk.running))
+        """The last desk of the provider gets the slots that no turn holds on those before it."""
+        last = _last(desk)
+        held = sum(len(before.running) for before in self.retired if before is not last and _last(before) is last)
+        last.queue.set_concurrency(slots_of(last) - held)
 
     def adapt(self, desk: Desk, adaptive: Adaptive) -> None:
-        """Another number of turns at once, as the server's own answers suggest."""
-        if desk.adaptive is not None and adaptive.limit != desk.adaptive.limit:
-            desk.queue.set_concurrency(adaptive.limit)
+        """Another number of turns at once, as the server says or as its answers suggest."""
+        changed = desk.adaptive is not None and adaptive.limit != desk.adaptive.limit
         desk.adaptive = adaptive
+        if changed:
+            self._share_slots(desk)
+
+    def learn_slots(self, desk: Desk, slots: object) -> None:
+        """What the desk's worker heard from its server about slots; None, or nonsense, is nothing."""
+        if desk.adaptive is None or desk.successor is not None or type(slots) is not int or slots < 1:
+            return
+        adaptive = after_told(desk.adaptive, slots)
+        if adaptive is not desk.adaptive:
+            self.adapt(desk, adaptive)
+            self.pump(desk)
 
     # -- into a queue ------------------------------------------------------------------------------------------------
 
@@ -257,13 +267,21 @@ class Floor:
         if desk.running.pop(record.number, None) is not None:
             desk.queue.release(record.generation, record.place)
             desk.idle_since = self.clock()
-            self._share_slots(desk)
+            if desk.successor is not None:
+                self._share_slots(desk)
         record.at_worker = False
 
 
 def slots_of(desk: Desk) -> int:
     """How many turns the desk's provider gets at once."""
     return desk.settings.max_concurrency if desk.adaptive is None else desk.adaptive.limit
+
+
+def _last(desk: Desk) -> Desk:
+    """The one that has the provider's queue by now: itself, or the last of its successors."""
+    while desk.successor is not None:
+        desk = desk.successor
+    return desk
 
 
 def _is_stuffed(desk: Desk) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import loopforge
 from loopforge.runtime.breakers import BreakerStatus
 from loopforge.runtime.config.values import Config, Target
+from loopforge.runtime.floor import slots_of
 from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
 from loopforge.runtime.taskqueue import QueueStatus
 
@@ -61,6 +62,9 @@ def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
         "down_reason": desk.down_reason if desk.state is DeskState.DOWN else "",
         "slots": desk.settings.max_concurrency,
         "slots_now": queue.max_concurrency,
+        "slots_from": "config" if desk.adaptive is None else desk.adaptive.source,
+        "slots_limit": slots_of(desk),
+        "slots_told": None if desk.adaptive is None else desk.adaptive.told,
         "running": len(desk.running),
         "reserve": queue.reserve,
         "queued": dict(queue.waiting),

@@ -168,12 +168,17 @@ class AttachHeader(TypedDict):
 
 
 class PongHeader(TypedDict):
-    """PONG of a worker: resident memory, CPU seconds used, turns it runs, seconds its loop was late."""
+    """PONG of a worker: resident memory, CPU seconds used, turns it runs, seconds its loop was late.
+
+    `slots`: how many turns the provider's server said it works on at once; missing where it was not asked or did not
+    tell. A PONG with news of that comes without a PING.
+    """
 
     rss_bytes: int
     cpu_s: float
     running: int
     lag_s: float
+    slots: NotRequired[int]
 
 
 _SUBMIT_TYPES: dict[str, tuple[type, ...]] = {

@@ -23,6 +23,7 @@ from loopforge.drivers.errors import TurnError, TurnRefused, WireMismatch, Worke
 from loopforge.drivers.fold import Fold
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.run import Watchdogs, run_turn
+from loopforge.drivers.slots import ask_slots, slots_request
 from loopforge.drivers.turn import Delta, Effort, Reply, Turn
 from loopforge.drivers.wire import Auth, Driver, Transport
 from loopforge.workers.channel import BufferFull, Channel, ChannelClosed
@@ -41,6 +42,7 @@ from loopforge.workers.messages import (
     unpack_turn,
 )
 from loopforge.workers.packing import from_plain, to_plain
+from loopforge.workers.slots_watch import SlotsWatch
 
 ROOM_BYTES = 1024 * 1024
 """While more than this waits for the supervisor, turns emit nothing: so a slow reader slows the providers' streams."""
@@ -128,6 +130,7 @@ class _Worker:
         self._draining = False
         self._drained = trio.Event()
         self._lag_s = 0.0
+        self._slots = SlotsWatch(self._ask_slots, self._pong)
 
     async def run(self, frames: list[Frame], drain: trio.Event) -> None:
         """Until drained, or until the channel ends: then whatever runs is cancelled at once."""
@@ -136,6 +139,8 @@ class _Worker:
             nursery.start_soon(self._measure_lag)
             nursery.start_soon(self._read, frames, nursery)
             nursery.start_soon(self._drain_when, drain)
+            if slots_request(self._settings) is not None:
+                nursery.start_soon(self._slots.run)
             await self._drained.wait()
             await self._channel.wait_drained()
             nursery.cancel_scope.cancel()
@@ -161,7 +166,7 @@ class _Worker:
             case FrameType.CANCEL:
                 self._cancel(frame)
             case FrameType.PING:
-                self._pong(frame)
+                self._pong(frame.turn, frame.seq)
             case FrameType.DRAIN:
                 self._drain()
             case _:  # a newer supervisor may say more
@@ -198,18 +203,25 @@ class _Worker:
             log.warning("the header of a CANCEL is malformed: %s", exc)
         turn.scope.cancel()
 
-    def _pong(self, ping: Frame) -> None:
+    def _pong(self, number: int = 0, seq: int = 0) -> None:
         header = {
             "rss_bytes": _rss_bytes(),
             "cpu_s": time.process_time(),
             "running": len(self._turns),
             "lag_s": self._lag_s,
         }
+        if self._slots.slots is not None:
+            header["slots"] = self._slots.slots
         self._lag_s = 0.0
         try:
-            self._channel.post(encode(FrameType.PONG, ping.turn, seq=ping.seq, header=pack(header)))
+            self._channel.post(encode(FrameType.PONG, number, seq=seq, header=pack(header)))
         except (ChannelClosed, BufferFull):
             return  # who does not read learns nothing from a further line
+
+    async def _ask_slots(self) -> int | None:
+        if isinstance(self._equipment, TurnError):
+            return None
+        return await ask_slots(self._settings, self._equipment.auth, self._equipment.transport)
 
     def _drain(self) -> None:
         self._draining = True
@@ -253,6 +265,7 @@ class _Worker:
             with trio.CancelScope(deadline=trio.current_time() + turn.remaining_s) as deadline:
                 await turn.start()
                 reply = await run_turn(use.driver, use.auth, turn.turn, use.transport, turn.emit, turn.watchdogs)
+                self._slots.turn_done()
                 return turn.done(reply)
             assert deadline.cancelled_caught
             return turn.deadline_exceeded()
@@ -261,6 +274,7 @@ class _Worker:
         except TurnError as exc:
             if isinstance(exc, WireMismatch):
                 log.warning("turn %s: %s", turn.id, exc, exc_info=exc.__cause__)
+            self._slots.turn_failed(exc)
             return turn.failed(exc)
         except Exception as exc:
             log.exception("turn %s failed through a bug of ours", turn.id)

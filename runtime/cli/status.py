@@ -131,6 +131,7 @@ def _notes(provider: Mapping[str, Any]) -> Iterable[str]:
         yield f"{name}: its last worker died: {one_line(provider['last_death'], _REASON_CHARACTERS)}"
     if provider.get("state") == "retiring":
         yield f"{name}: the retiring worker ends with the last turn it has; new ones go to another"
+    yield from _slots_note(provider)
     limits = provider.get("limits") or {}
     if limits.get("next_in_s") is not None:
         counts = [
@@ -140,6 +141,22 @@ def _notes(provider: Mapping[str, Any]) -> Iterable[str]:
         ]
         spent = f": {' and '.join(counts)} in the last minute" if counts else ", as the provider's headers say"
         yield f"{name}: its limits let the next turn start in {duration(limits['next_in_s'])}{spent}"
+
+
+def _slots_note(provider: Mapping[str, Any]) -> Iterable[str]:
+    """Where the number of slots comes from, when nobody wrote it down. A retiring worker leaves its to another one."""
+    why = {
+        "guess": "a guess until its answers show more",
+        "server": "as its server says",
+        "measured": "as its first tokens and refusals show",
+    }.get(provider.get("slots_from", ""))
+    limit, told = provider.get("slots_limit"), provider.get("slots_told")
+    if why is None or limit is None or provider.get("state") == "retiring":
+        return
+    if told is not None and told > limit and provider.get("slots_from") == "server":
+        why = "the most without max_concurrency"
+    said = f"; its server says {told}" if told is not None and told != limit else ""
+    yield f"{one_line(provider['name'])}: {limit} at once, {why}{said}"
 
 
 def _holds_back(breaker: Mapping[str, Any]) -> bool:

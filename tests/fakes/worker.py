@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import trio
 import trio.testing
@@ -98,7 +98,7 @@ class FakeWorkers:
     `at`: by provider, what becomes there of turns that have no script of their own; `default`: at all others.
     `refuse_boot`: how many workers die before they are ready. `boots`: when each started, on the trio clock.
     `boot_s`: from WELCOME to READY. `exit_s`: from a worker's hanging up to its end as a process.
-    `refuse_start`: raised instead of starting one.
+    `refuse_start`: raised instead of starting one. `slots`: by provider, what a PONG says that its server told.
     """
 
     scripts: dict[str, list[Script]] = field(default_factory=dict)
@@ -109,6 +109,7 @@ class FakeWorkers:
     boot_s: float = 0.0
     exit_s: float = 0.0
     exit_code: int = -9
+    slots: dict[str, Any] = field(default_factory=dict)
     boots: list[float] = field(default_factory=list)
     attempts: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     alive: dict[str, FakeWorker] = field(default_factory=dict)
@@ -199,6 +200,8 @@ class FakeWorker:
                         self._post(encode(FrameType.READY))
                     case FrameType.PING:
                         pong = {"rss_bytes": self.rss_bytes, "cpu_s": 0.0, "running": len(self._scopes), "lag_s": 0.0}
+                        if (slots := self._workers.slots.get(self._settings.name)) is not None:
+                            pong["slots"] = slots
                         self._post(encode(FrameType.PONG, header=pack(pong)))
                     case FrameType.SUBMIT:
                         self._scopes[frame.turn] = trio.CancelScope()  # at once: CANCEL may be in the same batch

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopforge.runtime.adaptive import Adaptive, AdaptivePolicy, after_refusal, after_turn, begin
+from loopforge.runtime.adaptive import Adaptive, AdaptivePolicy, after_refusal, after_told, after_turn, begin
 
 POLICY = AdaptivePolicy()
 
@@ -65,6 +66,32 @@ def test_it_starts_at_what_the_server_told_and_never_leaves_its_bounds() -> None
     assert begin(100, guess=2, most=64).limit == 64
     assert begin(0, guess=2, most=0).limit == 1
     assert max(serve(quiet(2, most=5), 16, 1000)) == 5
+
+
+def test_it_is_known_where_the_limit_comes_from() -> None:
+    assert begin(None, guess=2, most=64).source == "guess"
+    told = begin(6, guess=2, most=64)
+    assert (told.source, told.told) == ("server", 6)
+    assert after_refusal(told, 0.0, POLICY).source == "measured"
+    assert steady(told, 0.0).source == "measured"
+    assert steady(begin(6, guess=2, most=6), 0.0).source == "server"  # it has not moved
+
+
+def test_what_the_server_tells_again_leaves_what_was_found_out_since() -> None:
+    found_out = after_refusal(begin(8, guess=2, most=64), 0.0, POLICY)
+    assert after_told(found_out, 8) is found_out
+
+
+def test_another_number_told_begins_anew_and_only_the_unloaded_server_stays_known() -> None:
+    state = after_refusal(replace(quiet(8), told=8, loaded=(1.0, 2.0)), 0.0, POLICY)
+    assert after_told(state, 4) == Adaptive(limit=4, most=64, told=4, source="server", quiet=state.quiet)
+    assert after_told(state, 1000).limit == 64
+
+
+def test_a_server_that_told_too_much_or_too_little_is_found_out_all_the_same() -> None:
+    for told in (1, 4, 16):
+        late = sorted(serve(replace(begin(told, guess=2, most=64), quiet=(0.5,) * 8), 4, 3000)[1000:])
+        assert 3 <= late[len(late) // 2] <= 5
 
 
 def test_a_server_that_refuses_is_given_a_quarter_less_at_once() -> None:

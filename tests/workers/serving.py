@@ -97,6 +97,7 @@ class Supervisor:
 async def open_worker(
     open_everything: Callable[[ProviderSettings], AbstractAsyncContextManager[Equipment]],
     drain: trio.Event | None = None,
+    settings: ProviderSettings = SETTINGS,
 ) -> AsyncIterator[Supervisor]:
     """A worker that has said READY."""
     theirs, ours = watched_stream_pair()
@@ -109,9 +110,9 @@ async def open_worker(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(work)
         await nursery.start(supervisor.channel.run)
-        supervisor.channel.post(welcome())
+        supervisor.channel.post(welcome(settings=settings))
         await supervisor.read_until(lambda: bool(supervisor.seen))
-        assert supervisor.seen.pop().type == FrameType.READY
+        assert supervisor.seen.pop(0).type == FrameType.READY
         yield supervisor
         await supervisor.channel.aclose()
         with trio.fail_after(5):

@@ -107,6 +107,30 @@ def test_the_slots_are_those_that_there_are_now_and_not_those_of_the_configurati
     assert next(line for line in lines if line.startswith("glm ")).split()[4] == "3/4"
 
 
+@pytest.mark.parametrize(
+    ("members", "note"),
+    [
+        ({"slots_from": "config", "slots_limit": 8}, None),
+        ({"slots_from": "guess", "slots_limit": 2}, "ollama: 2 at once, a guess until its answers show more"),
+        ({"slots_from": "server", "slots_limit": 4, "slots_told": 4}, "ollama: 4 at once, as its server says"),
+        (
+            {"slots_from": "server", "slots_limit": 32, "slots_told": 100},
+            "ollama: 32 at once, the most without max_concurrency; its server says 100",
+        ),
+        (
+            {"slots_from": "measured", "slots_limit": 3, "slots_told": 4},
+            "ollama: 3 at once, as its first tokens and refusals show; its server says 4",
+        ),
+        ({"slots_from": "server", "slots_limit": 4, "slots_told": 4, "state": "retiring"}, None),
+    ],
+)
+def test_status_says_where_a_number_of_slots_comes_from_that_nobody_wrote_down(
+    members: dict[str, Any], note: str | None
+) -> None:
+    lines = describe({**TOLD, "providers": [provider("ollama", generation=1, **members)]}, "s")
+    assert [line for line in lines if " at once" in line] == ([note] if note else [])
+
+
 def test_a_service_of_another_version_is_shown_as_far_as_it_tells() -> None:
     assert describe({"version": "9.9", "pid": 1}, "s")[0] == "LoopForge 9.9, pid 1"
     strange = {"providers": [{"name": "p", "generation": 1}], "live": [{"id": "t"}], "turns": {"running": 1}}
