@@ -138,4 +138,5 @@ def judge_parallel(config: Config, target: Routed, parallel: int | None) -> Iter
         yield warn("ollama", f"OLLAMA_NUM_PARALLEL is 1: {behind}", step, subject=name)
     elif parallel > 1:
         slots = target.settings.max_concurrency
-        yield ok("ollama", f"runs {parallel} turns at once, is sent at most {slots}", subject=name)
+        sent = f"{slots} to begin with, then what it keeps up with" if target.settings.adaptive else f"at most {slots}"
+        yield ok("ollama", f"runs {parallel} turns at once, is sent {sent}", subject=name)

@@ -113,7 +113,7 @@ def test_an_absent_ollama_is_to_be_installed_or_to_be_started() -> None:
             f"unless OLLAMA_NUM_PARALLEL says more, Ollama runs one turn at a time: {BEHIND}",
         ),
         (1, "warn", f"OLLAMA_NUM_PARALLEL is 1: {BEHIND}"),
-        (4, "ok", "runs 4 turns at once, is sent at most 2"),
+        (4, "ok", "runs 4 turns at once, is sent 2 to begin with, then what it keeps up with"),
     ],
 )
 def test_planning_waits_behind_one_turn_where_ollama_has_one_slot(parallel: int | None, status: str, what: str) -> None:
@@ -122,6 +122,12 @@ def test_planning_waits_behind_one_turn_where_ollama_has_one_slot(parallel: int 
     (found,) = ollama.judge_parallel(config, only, parallel)
     assert (found.status, found.what) == (status, what)
     assert ("OLLAMA_NUM_PARALLEL=2" in found.next_step) == (parallel != 4)
+
+
+def test_a_number_that_somebody_wrote_down_is_the_most_that_ollama_is_sent() -> None:
+    config = accepted(OLLAMA + "max_concurrency = 3\n")
+    (found,) = ollama.judge_parallel(config, routed(config)[0], 4)
+    assert found.what == "runs 4 turns at once, is sent at most 3"
 
 
 def test_where_nothing_shares_ollama_nobody_waits() -> None:
