@@ -151,6 +151,7 @@ class Attempts:
                 log.exception("what becomes of turn %s could not be decided through a bug of ours", record.id)
                 desk.running.pop(record.number, None)
         desk.queue.release_generation(desk.generation)
+        self.floor.pump(desk)
 
     def _orphaned(self, desk: Desk, record: TurnRecord, why: str, *, alone: bool) -> None:
         if record.phase is Phase.ENDED:

@@ -81,20 +81,25 @@ class Floor:
     def succeed(self, desk: Desk) -> Desk:
         """A desk for the same provider, whose worker is another one: with the queue and the books of the old one.
 
-        Until the old worker has let go of its turns both together have the provider's slots.
+        It is the very queue: who waits there keeps its place and its time, the minute goes on, and the slots of the old
+        worker's turns are taken until that has let go of them. Generations go on counting, for a slot belongs to one.
         """
         state = self.states[desk.name]
         self.close_desk(desk)
-        successor = self.open_desk(desk.settings)
+        successor = self.desks[desk.name] = replace(
+            desk,
+            retired=trio.Event(),
+            wanted=trio.Event(),
+            state=DeskState.STOPPED,
+            worker=None,
+            running={},
+            rss_bytes=0,
+            cpu_s=0.0,
+        )
         self.states[desk.name] = state
-        successor.routed, successor.deaths, successor.last_death = desk.routed, desk.deaths, desk.last_death
-        successor.outcomes, successor.traffic, successor.adaptive = desk.outcomes, desk.traffic, desk.adaptive
         desk.successor = successor
-        self._share_slots(desk)
-        for item in desk.queue.drain():
-            record = self.ledger.live[int(item.id)]
-            record.desk = successor
-            successor.queue.put_back(item, self.clock())
+        for item in desk.queue.waiting():
+            self.ledger.live[int(item.id)].desk = successor
         return successor
 
     def forget_desk(self, desk: Desk) -> None:
@@ -107,18 +112,11 @@ class Floor:
         for desk in self.desks.values():
             desk.routed = desk.name in routed
 
-    def _share_slots(self, desk: Desk) -> None:
-        """The last desk of the provider gets the slots that no turn holds on those before it."""
-        last = _last(desk)
-        held = sum(len(before.running) for before in self.retired if before is not last and _last(before) is last)
-        last.queue.set_concurrency(slots_of(last) - held)
-
     def adapt(self, desk: Desk, adaptive: Adaptive) -> None:
         """Another number of turns at once, as the server says or as its answers suggest."""
-        changed = desk.adaptive is not None and adaptive.limit != desk.adaptive.limit
+        if desk.adaptive is not None and desk.successor is None and adaptive.limit != desk.adaptive.limit:
+            desk.queue.set_concurrency(adaptive.limit)
         desk.adaptive = adaptive
-        if changed:
-            self._share_slots(desk)
 
     def learn_slots(self, desk: Desk, slots: object) -> None:
         """What the desk's worker heard from its server about slots; None, or nonsense, is nothing."""
@@ -196,7 +194,8 @@ class Floor:
     # -- to a worker -------------------------------------------------------------------------------------------------
 
     def pump(self, desk: Desk) -> None:
-        """Give the desk's worker what its queue lets start now."""
+        """Give the desk's worker, or the one that has taken its place, what its queue lets start now."""
+        desk = _last(desk)
         if desk.state is DeskState.READY and len(desk.queue) and not _is_stuffed(desk):
             now = self.clock()
             gates = self.breakers.gates(desk.name, now)
@@ -267,14 +266,7 @@ class Floor:
         if desk.running.pop(record.number, None) is not None:
             desk.queue.release(record.generation, record.place)
             desk.idle_since = self.clock()
-            if desk.successor is not None:
-                self._share_slots(desk)
         record.at_worker = False
-
-
-def slots_of(desk: Desk) -> int:
-    """How many turns the desk's provider gets at once."""
-    return desk.settings.max_concurrency if desk.adaptive is None else desk.adaptive.limit
 
 
 def _last(desk: Desk) -> Desk:

@@ -141,7 +141,7 @@ class Desk:
     `generation` counts started workers; a slot belongs to (generation, turn). `wanted` is set while a worker should
     run. `back_at`: a worker that died is started again then. `down_until` is infinite for a worker that cannot start
     until the configuration changes. `retired`: set when another desk, or none, has taken its place; its worker ends
-    with its last turn. `successor`: the one that shares its slots. `adaptive`: what is known of how
+    with its last turn. `successor`: the one that has its queue by now, slots and all. `adaptive`: what is known of how
     many turns a local server takes at once, None when somebody wrote it down.
     """
 

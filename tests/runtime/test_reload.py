@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from loopforge.drivers.errors import WorkerLost
+from loopforge.drivers.errors import RateLimited, WorkerLost
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import NoRoute
 from loopforge.runtime.reload import compare
-from tests.fakes.worker import FakeWorkers, Finish, Say, Wait
+from tests.fakes.worker import ANSWER, Break, Cling, FakeWorkers, Finish, Say, Wait
 from tests.runtime.core import Core, config, open_core, provider, turn
 
 LOCAL, CLOUD, SPARE = provider("local"), provider("cloud"), provider("spare")
@@ -169,3 +170,100 @@ async def test_a_worker_that_grew_too_large_is_replaced_without_losing_its_turn(
         await trio.sleep(5)
         assert desk_states(core) == {"local": ["ready"]}
         assert core.supervisor.dispatcher.desks["local"].queue.snapshot(0.0).max_concurrency == 2
+
+
+# -- a worker that is replaced ---------------------------------------------------------------------------------------
+
+
+async def outgrow(core: Core) -> None:
+    """The worker of "local" gets too large, and another one is there when this returns."""
+    await trio.sleep(max(0.0, 12 - trio.current_time()))  # a worker that has just begun is left alone
+    old = core.workers.alive["local"]
+    old.rss_bytes = 65 * 2**20
+    await trio.sleep(3)
+    assert core.workers.alive["local"] is not old
+    assert desk_states(core)["local"][0] == "ready"
+
+
+def growing(max_concurrency: int, **members: Any) -> Config:
+    return config(
+        provider("local", memory_limit_mb=64, max_concurrency=max_concurrency, reserve=0, **members), provider("cloud")
+    )
+
+
+async def test_a_slot_that_a_retiring_worker_frees_goes_to_the_next_turn_at_once(autojump_clock: MockClock) -> None:
+    workers = FakeWorkers(scripts={"long": [(Say("begun"), Wait(30.4), Finish())], "old": [LONG], "new": [LONG]})
+    async with open_core(growing(3), workers) as core:
+        for name in ("long", "old"):
+            await core.runtime.post(turn(name))
+        await outgrow(core)
+        for name in ("new", "next"):
+            await core.runtime.post(turn(name))
+        await trio.sleep(5)
+        assert core.workers.attempts.keys() == {"long", "old", "new"}
+        await core.runtime.wait("long")
+        ended = trio.current_time()
+        assert (await core.runtime.wait("next")).text == "hello"
+        assert trio.current_time() == ended
+
+
+async def test_the_slots_of_a_retiring_worker_that_dies_go_to_the_next_turns_at_once(autojump_clock: MockClock) -> None:
+    workers = FakeWorkers(scripts={"stuck": [(Cling(1000),)]})
+    async with open_core(growing(1), workers) as core:
+        await core.runtime.post(turn("stuck", detached=True))
+        await trio.sleep(12)
+        old = core.workers.alive["local"]
+        await outgrow(core)
+        await core.runtime.post(turn("next"))
+        await core.runtime.cancel("stuck")
+        await trio.sleep(4.4)
+        assert core.supervisor.dispatcher.ledger.get("stuck") is None
+        assert core.workers.attempts["next"] == []
+        old.kill()
+        with trio.fail_after(0.1):
+            assert (await core.runtime.wait("next")).text == "hello"
+
+
+async def test_as_many_turns_as_the_provider_takes_run_on_a_retiring_worker_and_the_next_waits(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_core(growing(1), FakeWorkers(scripts={"long": [LONG]})) as core:
+        await core.runtime.post(turn("long"))
+        await outgrow(core)
+        assert (await core.runtime.ask(turn("next"))).text == "hello"
+        assert trio.current_time() == 100
+
+
+async def test_workers_that_are_replaced_again_and_again_share_the_slots(autojump_clock: MockClock) -> None:
+    lasting = {name: [(Wait(100), Finish())] for name in ("a", "b", "c")}
+    async with open_core(growing(3), FakeWorkers(scripts=lasting)) as core:
+        for at, name in enumerate(lasting):
+            await core.runtime.post(turn(name))
+            await trio.sleep(12 * (at + 1) - trio.current_time())
+            await outgrow(core)
+        await core.runtime.post(turn("next"))
+        await trio.sleep(40)
+        assert core.workers.attempts["next"] == [], "three turns run, on three workers that are retiring"
+        assert (await core.runtime.wait("a")).attempts == 1
+        assert (await core.runtime.wait("next")).text == "hello"
+        await core.runtime.wait("c")
+        await trio.sleep(5)
+        assert core.supervisor.dispatcher.desks["local"].queue.free_slots == 3
+
+
+async def test_a_turn_that_waits_for_a_time_waits_for_it_also_at_the_next_worker(autojump_clock: MockClock) -> None:
+    workers = FakeWorkers(scripts={"limited": [(Break(RateLimited("local", retry_after_s=60)),), ANSWER]})
+    async with open_core(growing(2), workers) as core:
+        await core.runtime.post(turn("limited", provider="local"))  # one that names its provider passes every breaker
+        await outgrow(core)
+        assert (await core.runtime.wait("limited")).attempts == 2
+        assert trio.current_time() >= 60
+
+
+async def test_the_minute_of_a_provider_goes_on_when_its_worker_is_replaced(autojump_clock: MockClock) -> None:
+    async with open_core(growing(4, requests_per_minute=2)) as core:
+        for _ in range(2):
+            await core.runtime.ask(turn())
+        await outgrow(core)
+        assert (await core.runtime.ask(turn())).text == "hello"
+        assert trio.current_time() >= 60
