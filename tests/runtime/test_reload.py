@@ -13,7 +13,7 @@ from loopforge.drivers.errors import RateLimited, WorkerLost
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import NoRoute
 from loopforge.runtime.reload import compare
-from tests.fakes.worker import ANSWER, Break, Cling, FakeWorkers, Finish, Say, Wait
+from tests.fakes.worker import ANSWER, Break, Cling, FakeWorkers, Finish, Say, Script, Wait
 from tests.runtime.core import Core, config, open_core, provider, turn
 
 LOCAL, CLOUD, SPARE = provider("local"), provider("cloud"), provider("spare")
@@ -235,7 +235,7 @@ async def test_as_many_turns_as_the_provider_takes_run_on_a_retiring_worker_and_
 
 
 async def test_workers_that_are_replaced_again_and_again_share_the_slots(autojump_clock: MockClock) -> None:
-    lasting = {name: [(Wait(100), Finish())] for name in ("a", "b", "c")}
+    lasting: dict[str, list[Script]] = {name: [LONG] for name in ("a", "b", "c")}
     async with open_core(growing(3), FakeWorkers(scripts=lasting)) as core:
         for at, name in enumerate(lasting):
             await core.runtime.post(turn(name))
