@@ -11,9 +11,8 @@ from typing import Any
 import loopforge
 from loopforge.runtime.breakers import BreakerStatus
 from loopforge.runtime.config.values import Config, Target
-from loopforge.runtime.floor import slots_of
 from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
-from loopforge.runtime.taskqueue import QueueStatus
+from loopforge.runtime.taskqueue import QueueStatus, TaskQueue
 
 OUTCOMES = ("done", "failed", "cancelled")
 MAX_LIVE = 100
@@ -48,7 +47,8 @@ def memory_bytes() -> int:
 
 def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
     down_for_s = desk.down_until - now
-    queue = desk.queue.snapshot(now)
+    has_queue = desk.successor is None  # else that one has it, and shows it
+    queue = (desk.queue if has_queue else TaskQueue(desk.settings)).snapshot(now)
     return {
         "name": desk.name,
         "kind": desk.settings.kind,
@@ -63,7 +63,6 @@ def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
         "slots": desk.settings.max_concurrency,
         "slots_now": queue.max_concurrency,
         "slots_from": "config" if desk.adaptive is None else desk.adaptive.source,
-        "slots_limit": slots_of(desk),
         "slots_told": None if desk.adaptive is None else desk.adaptive.told,
         "running": len(desk.running),
         "reserve": queue.reserve,

@@ -224,6 +224,18 @@ async def test_the_slots_of_a_retiring_worker_that_dies_go_to_the_next_turns_at_
             assert (await core.runtime.wait("next")).text == "hello"
 
 
+async def test_status_shows_who_waits_at_a_replaced_worker_once(autojump_clock: MockClock) -> None:
+    async with open_core(growing(1, requests_per_minute=5), FakeWorkers(scripts={"long": [LONG]})) as core:
+        await core.runtime.post(turn("long"))
+        await outgrow(core)
+        await core.runtime.post(turn("waits"))
+        rows = [row for row in core.supervisor.dispatcher.status()["providers"] if row["name"] == "local"]
+        assert [row["state"] for row in rows] == ["ready", "retiring"]
+        assert [row["running"] for row in rows] == [0, 1]
+        assert [row["queued"]["interactive"] for row in rows] == [1, 0]
+        assert [row["limits"]["requests"] for row in rows] == [1, 0]
+
+
 async def test_as_many_turns_as_the_provider_takes_run_on_a_retiring_worker_and_the_next_waits(
     autojump_clock: MockClock,
 ) -> None:
