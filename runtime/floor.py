@@ -269,11 +269,6 @@ class Floor:
         record.at_worker = False
 
 
-def slots_of(desk: Desk) -> int:
-    """How many turns the desk's provider gets at once."""
-    return desk.settings.max_concurrency if desk.adaptive is None else desk.adaptive.limit
-
-
 def _last(desk: Desk) -> Desk:
     """The one that has the provider's queue by now: itself, or the last of its successors."""
     while desk.successor is not None:

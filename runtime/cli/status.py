@@ -150,7 +150,7 @@ def _slots_note(provider: Mapping[str, Any]) -> Iterable[str]:
         "server": "as its server says",
         "measured": "as its first tokens and refusals show",
     }.get(provider.get("slots_from", ""))
-    limit, told = provider.get("slots_limit"), provider.get("slots_told")
+    limit, told = provider.get("slots_now"), provider.get("slots_told")
     if why is None or limit is None or provider.get("state") == "retiring":
         return
     if told is not None and told > limit and provider.get("slots_from") == "server":

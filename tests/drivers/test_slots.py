@@ -20,6 +20,7 @@ from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.server import open_simulator
 from loopforge.drivers.slots import ASK_S, MAX_ANSWER_BYTES, QUESTIONS, ask_slots, read_slots, slots_request
 from loopforge.drivers.transport import open_transport
+from loopforge.drivers.wire import Transport
 from tests.drivers.asking import answer_all, ask
 from tests.fakes.tcp import TcpServer, open_server
 from tests.fakes.transport import SILENCE, Canned, FakeTransport
@@ -110,13 +111,20 @@ async def test_no_turn_waits_for_a_connection_because_the_server_is_asked_for_it
         await full.wait()
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
 
+    async def ask_for_ever(settings: ProviderSettings, transport: Transport) -> None:
+        """As `ask_slots`, without its bound: after that the connection would be free."""
+        request = slots_request(settings)
+        assert request is not None
+        async with transport.open(request):
+            raise AssertionError("it answered")
+
     busy: list[trio.SocketStream] = []
     probed, full = trio.Event(), trio.Event()
     async with open_server(silent_about_slots) as server:
         settings = replace(LOCAL, base_url=f"{server.url}/v1", max_concurrency=1)
         with trio.fail_after(PATIENCE_S):
             async with open_transport(settings) as transport, trio.open_nursery() as nursery:
-                nursery.start_soon(ask_slots, settings, NoKey(), transport)
+                nursery.start_soon(ask_for_ever, settings, transport)
                 await probed.wait()
                 async with trio.open_nursery() as turns:
                     for _ in range(MOST_ADAPTIVE):

@@ -15,7 +15,8 @@ from loopforge.drivers.registry import MOST_ADAPTIVE
 from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.server import open_simulator
 from loopforge.runtime.client import open_runtime
-from tests.fakes.worker import Break, FakeWorkers, Finish, Say, Wait
+from loopforge.workers.messages import FrameType, pack
+from tests.fakes.worker import Break, FakeWorkers, Finish, Say, Send, Wait
 from tests.runtime.core import Core, config, open_core, provider, turn
 
 GUESS = 8
@@ -36,7 +37,7 @@ async def told(slots: Any, settings: Any = LOCAL, **workers: Any) -> AsyncIterat
 
 async def shown(core: Core) -> tuple[int, str, int | None]:
     """The number of slots, where it comes from, and what the server said."""
-    (desk,) = (await core.runtime.status())["providers"]
+    (desk,) = (desk for desk in (await core.runtime.status())["providers"] if desk["state"] == "ready")
     return desk["slots_now"], desk["slots_from"], desk["slots_told"]
 
 
@@ -72,13 +73,14 @@ async def test_a_number_in_the_configuration_wins(autojump_clock: MockClock) -> 
 
 
 async def test_turns_that_wait_start_at_once_when_the_server_tells_of_more_slots(autojump_clock: MockClock) -> None:
-    async with told(1, default=LONG) as core:
-        for number in range(4):
+    news = Send(FrameType.PONG, pack({"rss_bytes": 1, "cpu_s": 0.0, "running": 1, "lag_s": 0.0, "slots": 4}), turn=0)
+    async with told(1, scripts={"t0": [(Wait(0.2), news, *LONG)]}, default=LONG) as core:
+        core.workers.slots.clear()
+        for number in range(5):
             await core.runtime.post(turn(f"t{number}"))
-        await trio.sleep(1)
+        await trio.sleep(0.1)
         assert core.workers.most_running["local"] == 1
-        core.workers.slots["local"] = 4
-        await trio.sleep(HEARD_S)
+        await trio.sleep(0.2)  # before anybody else looks at the queue
         assert core.workers.most_running["local"] == 4
 
 
@@ -95,44 +97,30 @@ async def test_a_refusal_lowers_the_limit_and_the_same_slots_told_again_do_not_r
         assert await shown(core) == (6, "server", 6)
 
 
-async def test_turns_on_a_replaced_worker_hold_their_slots_when_the_limit_changes(autojump_clock: MockClock) -> None:
-    """The worker that grew too large ends its two turns; meanwhile the other one gets what these leave of the slots."""
+async def test_turns_on_replaced_workers_hold_their_slots_when_the_limit_changes(autojump_clock: MockClock) -> None:
+    """Two workers that grew too large end a turn each; meanwhile the third one gets what these leave of the slots."""
     settings = provider("local", adaptive=True, max_concurrency=GUESS, reserve=0, memory_limit_mb=64)
     late = (Say("so"), Wait(300), Finish())
     async with told(None, settings, scripts={name: [late] for name in ("a", "b")}, default=LONG) as core:
-        for name in ("a", "b"):
-            await core.runtime.post(turn(name, deadline_s=600))
-        await trio.sleep(20)
-        core.workers.alive["local"].rss_bytes = 65 * 2**20
-        await trio.sleep(5)
-        new, old = core.supervisor.dispatcher.floor.all_desks
-        assert (len(old.running), new.queue.snapshot(0.0).max_concurrency) == (2, GUESS - 2)
-        core.workers.slots["local"] = 3
-        await trio.sleep(HEARD_S)
-        assert new.queue.snapshot(0.0).max_concurrency == 3 - 2
-        for number in range(4):
-            await core.runtime.post(turn(f"t{number}"))
-        await trio.sleep(1)
-        assert len(new.running) == 1
-        await core.runtime.wait("a")
-        await core.runtime.wait("b")
-        await trio.sleep(HEARD_S)
-        assert core.supervisor.dispatcher.floor.all_desks == [new]
-        assert new.queue.snapshot(0.0).max_concurrency == 3
-
-
-async def test_turns_on_two_replaced_workers_hold_their_slots_both(autojump_clock: MockClock) -> None:
-    settings = provider("local", adaptive=True, max_concurrency=GUESS, reserve=0, memory_limit_mb=64)
-    late = (Say("so"), Wait(300), Finish())
-    async with told(6, settings, scripts={name: [late] for name in ("a", "b")}) as core:
         for name in ("a", "b"):
             await core.runtime.post(turn(name, deadline_s=600))
             await trio.sleep(20)
             core.workers.alive["local"].rss_bytes = 65 * 2**20
             await trio.sleep(5)
         new, first, second = core.supervisor.dispatcher.floor.all_desks
-        assert (len(first.running), len(second.running)) == (1, 1)
-        assert new.queue.snapshot(0.0).max_concurrency == 6 - 2
+        assert [len(desk.running) for desk in (new, first, second)] == [0, 1, 1]
+        core.workers.slots["local"] = 3
+        await trio.sleep(HEARD_S)
+        assert await shown(core) == (3, "server", 3)
+        for number in range(4):
+            await core.runtime.post(turn(f"t{number}", deadline_s=600))
+        await trio.sleep(1)
+        assert [len(desk.running) for desk in (new, first, second)] == [1, 1, 1]
+        for name in ("a", "b", "t0", "t1", "t2", "t3"):
+            await core.runtime.wait(name)
+        await trio.sleep(HEARD_S)
+        assert core.supervisor.dispatcher.floor.all_desks == [new]
+        assert new.queue.free_slots == 3
 
 
 # -- with real workers -----------------------------------------------------------------------------------------------

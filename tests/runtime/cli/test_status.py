@@ -110,18 +110,18 @@ def test_the_slots_are_those_that_there_are_now_and_not_those_of_the_configurati
 @pytest.mark.parametrize(
     ("members", "note"),
     [
-        ({"slots_from": "config", "slots_limit": 8}, None),
-        ({"slots_from": "guess", "slots_limit": 2}, "ollama: 2 at once, a guess until its answers show more"),
-        ({"slots_from": "server", "slots_limit": 4, "slots_told": 4}, "ollama: 4 at once, as its server says"),
+        ({"slots_from": "config", "slots_now": 8}, None),
+        ({"slots_from": "guess", "slots_now": 2}, "ollama: 2 at once, a guess until its answers show more"),
+        ({"slots_from": "server", "slots_now": 4, "slots_told": 4}, "ollama: 4 at once, as its server says"),
         (
-            {"slots_from": "server", "slots_limit": 32, "slots_told": 100},
+            {"slots_from": "server", "slots_now": 32, "slots_told": 100},
             "ollama: 32 at once, the most without max_concurrency; its server says 100",
         ),
         (
-            {"slots_from": "measured", "slots_limit": 3, "slots_told": 4},
+            {"slots_from": "measured", "slots_now": 3, "slots_told": 4},
             "ollama: 3 at once, as its first tokens and refusals show; its server says 4",
         ),
-        ({"slots_from": "server", "slots_limit": 4, "slots_told": 4, "state": "retiring"}, None),
+        ({"slots_from": "server", "slots_now": 4, "slots_told": 4, "state": "retiring"}, None),
     ],
 )
 def test_status_says_where_a_number_of_slots_comes_from_that_nobody_wrote_down(
