@@ -63,7 +63,10 @@ def slots_request(settings: ProviderSettings) -> HttpRequest | None:
     question = QUESTIONS.get(settings.vendor)
     if question is None or not settings.adaptive:
         return None
-    parts = urlsplit(settings.base_url)
+    try:
+        parts = urlsplit(settings.base_url)
+    except ValueError:  # the transport says what is wrong with it
+        return None
     path = parts.path.rstrip("/")
     for end in _WIRE_PATHS:
         path = path.removesuffix(end)

@@ -196,9 +196,15 @@ def test_the_answer_lies_beside_the_wires_own_path(vendor: str, base_url: str, u
 
 @pytest.mark.parametrize(
     "settings",
-    [replace(LOCAL, adaptive=False), *(replace(LOCAL, vendor=name) for name in ("ollama", "vllm", "generic", ""))],
+    [
+        replace(LOCAL, adaptive=False),
+        replace(LOCAL, base_url="http://[::1/v1"),
+        *(replace(LOCAL, vendor=name) for name in ("ollama", "vllm", "generic", "")),
+    ],
 )
-def test_nobody_is_asked_who_does_not_tell_or_whose_number_somebody_wrote_down(settings: ProviderSettings) -> None:
+def test_nobody_is_asked_who_does_not_tell_or_cannot_be_or_whose_number_somebody_wrote_down(
+    settings: ProviderSettings,
+) -> None:
     assert slots_request(settings) is None
 
 
