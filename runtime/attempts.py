@@ -102,7 +102,7 @@ class Attempts:
                 record.seq = frame.seq
                 raw = frame.raw
                 record.kept.append(frame.attempt, frame.seq, raw)
-                for client, number, quiet, _ in record.watchers:
+                for client, number, quiet, _, _ in record.watchers:
                     if not quiet:
                         client.send(renumber(raw, number))
             return
@@ -219,7 +219,7 @@ class Attempts:
         record = self.ledger.live.get(number)
         if record is None or record.phase is not Phase.HELD or record.due != due:
             return
-        if record.held_for == HELD_FOR_CLIENT or not (record.detached or record.watchers):
+        if record.held_for == HELD_FOR_CLIENT or not record.wanted:
             self.cancel(record, "its client did not come back")
         else:
             self.floor.requeue(record)
@@ -394,7 +394,7 @@ class Attempts:
 
     def _replay_for_quiet(self, record: TurnRecord) -> None:
         """Clients that took no deltas get those that were kept: they make the partial answer of a lost attempt."""
-        for client, number, quiet, _ in record.watchers:
+        for client, number, quiet, _, _ in record.watchers:
             if quiet:
                 for raw in record.kept.after(record.attempt, 0).frames:
                     if raw[TYPE_AT] == FrameType.DELTA:

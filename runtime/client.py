@@ -82,6 +82,7 @@ class _Open:
     """A turn number in use. `turn_id`: "" for a question, which does not outlive its connection.
 
     `submit`: the frame that posts the turn, until it is accepted. `resumed`: asked for again on a later connection.
+    `observer`, `wanted`: see AttachHeader.
     """
 
     inbox: Inbox = field(default_factory=Inbox)
@@ -90,6 +91,7 @@ class _Open:
     submit: bytes = b""
     resumed: bool = False
     observer: bool = False
+    wanted: bool = True
     accepted: bool = False
 
 
@@ -154,10 +156,13 @@ class Runtime:
 
     @asynccontextmanager
     async def attach(
-        self, turn_id: str, *, after: tuple[int, int] = (0, 0), quiet: bool = False
+        self, turn_id: str, *, after: tuple[int, int] = (0, 0), quiet: bool = False, wanted: bool = True
     ) -> AsyncIterator[EventStream]:
-        """Follow a turn that runs already, from behind `after` = (attempt, seq) on. Leaving cancels nothing."""
-        opened = _Open(turn_id=turn_id, flags=QUIET if quiet else 0, observer=True)
+        """Follow a turn that runs already, from behind `after` = (attempt, seq) on. Leaving cancels nothing.
+
+        `wanted`: a turn that is held for its client goes on, for here somebody wants its outcome; False only looks on.
+        """
+        opened = _Open(turn_id=turn_id, flags=QUIET if quiet else 0, observer=True, wanted=wanted)
         opened.inbox.position = after
         number = self._begin(opened, _attach_frame)
         try:
@@ -356,8 +361,8 @@ class Runtime:
 
 
 def _attach_frame(number: int, opened: _Open) -> bytes:
-    header = pack({"id": opened.turn_id, "after": list(opened.inbox.position), "observer": opened.observer})
-    return encode(FrameType.ATTACH, number, flags=opened.flags, header=header)
+    asked = {"after": list(opened.inbox.position), "observer": opened.observer, "wanted": opened.wanted}
+    return encode(FrameType.ATTACH, number, flags=opened.flags, header=pack({"id": opened.turn_id, **asked}))
 
 
 def _class_of(frame: Frame) -> str:

@@ -270,8 +270,8 @@ class Dispatcher:
         try:
             header = unpack_header(frame.header)
             check_number(client, frame)
-            observer = bool(header.get("observer"))
-            watcher = Watcher(client, frame.turn, bool(frame.flags & QUIET), observer)
+            observer, wanted = bool(header.get("observer")), bool(header.get("wanted", True))
+            watcher = Watcher(client, frame.turn, bool(frame.flags & QUIET), observer, wanted)
             attempt, seq = (int(number) for number in header.get("after", (0, 0)))
             self._follow(header.get("id"), watcher, after=(attempt, seq))
         except (Malformed, ValueError, TypeError, OverflowError) as exc:
@@ -285,7 +285,8 @@ class Dispatcher:
             raise unknown_turn(turn_id)
         if (record := self.ledger.get(turn_id)) is not None:
             self.ledger.follow(record, watcher, after=after)
-            self.floor.client_came(record)
+            if watcher.wanted:
+                self.floor.client_came(record)
         elif not self.ledger.replay_outcome(turn_id, watcher, after=after):
             self.ledger.look_up(turn_id, lambda turn: self._tell_stored(watcher, turn, turn_id))
 

@@ -43,13 +43,15 @@ class ClientLink(Protocol):
 class Watcher(NamedTuple):
     """A client that wants a turn's frames under its own number; a `quiet` one wants no deltas.
 
-    `observer`: it only looks on: the turn is not cancelled because it leaves.
+    `observer`: the turn is not cancelled because it leaves. `wanted`: it wants the outcome; one that only looks on is
+    not the client that a held turn waits for.
     """
 
     client: ClientLink
     number: int
     quiet: bool
     observer: bool = False
+    wanted: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,11 @@ class TurnRecord:
     def place(self) -> str:
         """The turn's name in its queue: the client's id may come again while the old slot is still held."""
         return str(self.number)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it goes on without its client, or its client, or somebody else who wants the outcome, is there."""
+        return self.detached or any(watcher.wanted for watcher in (*self.watchers, *self.unanswered))
 
 
 class DeskState(enum.Enum):

@@ -159,12 +159,14 @@ class CancelHeader(TypedDict):
 class AttachHeader(TypedDict):
     """ATTACH: continue the turn `id` after frame (attempt, seq); (0, 0) from the beginning.
 
-    `observer`: this client only looks on, the turn does not end with it.
+    `observer`: the turn does not end with this client. `wanted`: this client wants the outcome, as it does when it says
+    nothing; a turn that is held for its client is not taken up for one that only looks on.
     """
 
     id: str
     after: list[int]
     observer: NotRequired[bool]
+    wanted: NotRequired[bool]
 
 
 class PongHeader(TypedDict):

@@ -57,7 +57,7 @@ class Following:
         try:
             async with (
                 connect(self.socket, reconnect_s=self.reconnect_s, on_lost=self._lost) as runtime,
-                runtime.attach(self.turn_id) as events,
+                runtime.attach(self.turn_id, wanted=False) as events,
             ):
                 async for event in events:
                     if isinstance(event, Done | Failed | Cancelled):

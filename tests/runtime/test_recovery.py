@@ -16,7 +16,7 @@ from loopforge.drivers.errors import (
     QuotaExhausted,
     WorkerLost,
 )
-from loopforge.drivers.turn import Done, Event, Restarted, Started, TextDelta
+from loopforge.drivers.turn import Cancelled, Done, Event, Restarted, Started, TextDelta
 from loopforge.runtime.errors import DeadlineExceeded, IdConflict, NoRoute, TurnCancelled, UnknownTurn
 from tests.fakes.worker import ANSWER, Break, FakeWorkers, Script, Wait
 from tests.fakes.worker import Finish as End
@@ -91,6 +91,29 @@ async def test_an_attached_turn_waits_for_its_client_and_is_cancelled_without(
         with pytest.raises(TurnCancelled):
             await core.runtime.wait("stays away")
         assert "stays away" not in core.workers.attempts
+        assert_nothing_is_left(core)
+    assert disk.turn("stays away").state == "cancelled"
+
+
+async def test_who_only_looks_on_neither_revives_nor_ends_a_turn_that_waits_for_its_client(
+    autojump_clock: MockClock, disk: Disk
+) -> None:
+    async with disk.service(FakeWorkers(default=SLOW)) as (core, journal):
+        for name in ("comes", "stays away"):
+            await core.runtime.post(turn(name))
+        await trio.sleep(1)
+        journal.crash()
+    async with disk.service() as (core, _), core.another_client() as onlooker:
+        async with onlooker.attach("comes", wanted=False):
+            await trio.sleep(10)
+            assert core.workers.attempts == {}
+        await trio.sleep(5)
+        assert (await core.runtime.wait("comes")).text == "hello"
+        async with onlooker.attach("stays away", wanted=False) as stream:
+            events = [event async for event in stream]
+        assert isinstance(events[-1], Cancelled)
+        assert trio.current_time() == pytest.approx(31, abs=0.5), "its time is that of a turn nobody looks at"
+        assert core.workers.attempts.keys() == {"comes"}
         assert_nothing_is_left(core)
     assert disk.turn("stays away").state == "cancelled"
 
@@ -261,6 +284,20 @@ async def test_a_parked_turn_is_not_bought_for_a_client_that_stays_away(
         assert "stays away" not in core.workers.attempts
         assert_nothing_is_left(core)
     assert disk.turn("stays away").state == "cancelled"
+
+
+async def test_a_parked_turn_is_not_bought_for_who_only_looks_on(autojump_clock: MockClock, disk: Disk) -> None:
+    async with disk.service(FakeWorkers(default=SPENT), setup=PARKS) as (core, journal):
+        await core.runtime.post(turn("t1"))
+        await trio.sleep(100)
+        journal.crash()
+    async with disk.service(setup=PARKS) as (core, _):
+        async with core.runtime.attach("t1", wanted=False) as stream:
+            events = [event async for event in stream]
+        assert isinstance(events[-1], Cancelled)
+        assert trio.current_time() == pytest.approx(601, abs=1)
+        assert core.workers.attempts == {}
+        assert_nothing_is_left(core)
 
 
 # -- ids -------------------------------------------------------------------------------------------------------------
