@@ -212,9 +212,9 @@ def _lock(path: Path) -> Iterator[None]:
             raise SocketBusy(
                 f"{path}: a service is already running (pid {holder}); see 'loopforge status', or stop that one first"
             ) from exc
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
         yield
 
 

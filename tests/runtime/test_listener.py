@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -53,6 +54,22 @@ def test_a_second_service_is_told_who_holds_the_socket(tmp_path: Path) -> None:
         bound_socket(path, SETTINGS),
     ):
         pass
+
+
+def test_a_full_disk_keeps_no_service_from_its_socket(tmp_path: Path) -> None:
+    """The lock holds without the number of who holds it, which is all that has to be written."""
+    path = tmp_path / "run" / "loopforge.sock"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file may have a byte: every write fails
+    try:
+        with (
+            bound_socket(path, SETTINGS),
+            pytest.raises(SocketBusy, match="pid unknown"),
+            bound_socket(path, SETTINGS),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
