@@ -159,7 +159,7 @@ def _strange_vendor(table: ProviderTable) -> tuple[str, str]:
     if not known:
         return f"kind {describe(table.kind)} tells no vendors apart", f"leave vendor out, or write {theirs}"
     problem = f"kind {describe(table.kind)} knows no vendor {written}, and each reply will say so"
-    return problem, f"leave vendor out, write {' or '.join(map(describe, known))} here, or {theirs}"
+    return problem, f"leave vendor out, or write {theirs}; vendors of this kind: {', '.join(known)}"
 
 
 def _trouble_with_url(read: Read[ProviderTable]) -> tuple[str, str] | None:

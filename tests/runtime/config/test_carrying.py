@@ -180,11 +180,11 @@ def vendor_warnings(kind: str, vendor: str) -> list[Problem]:
 @pytest.mark.parametrize(
     ("kind", "vendor", "problem", "instead"),
     [
-        ("openai_compatible", "vertex", 'kind "openai_compatible" knows no vendor "vertex"', 'or kind = "gemini"'),
-        ("openai_compatible", "anthropic", 'knows no vendor "anthropic"', 'or kind = "anthropic"'),
-        ("anthropic", "openai", 'kind "anthropic" knows no vendor "openai"', 'or kind = "openai_compatible"'),
-        ("gemini", "openai", 'kind "gemini" knows no vendor "openai"', 'write "google" or "vertex" here'),
-        ("zhipu_native", "generic", 'knows no vendor "generic"', 'write "glm" here'),
+        ("openai_compatible", "vertex", 'kind "openai_compatible" knows no vendor "vertex"', 'write kind = "gemini";'),
+        ("openai_compatible", "anthropic", 'knows no vendor "anthropic"', 'write kind = "anthropic";'),
+        ("anthropic", "openai", 'kind "anthropic" knows no vendor "openai"', 'write kind = "openai_compatible";'),
+        ("gemini", "openai", 'kind "gemini" knows no vendor "openai"', "vendors of this kind: google, vertex"),
+        ("zhipu_native", "generic", 'knows no vendor "generic"', "vendors of this kind: glm"),
         (
             "bedrock",
             "anthropic",
