@@ -16,7 +16,8 @@ from loopforge.workers.packing import from_plain, to_plain
 
 RETRY = "retry"
 MAX_LISTED = 1000
-"""Turns in one answer: the loop makes a frame of so many in 12 ms, and no turn goes on meanwhile."""
+"""Turns in one answer, or groups of usage: the loop makes a frame of so many turns in 12 ms, and no turn goes on
+meanwhile."""
 QUERIES: dict[str, type[Operation[Any]]] = {"turns": List, "turn": Show, "usage": Usage, "purge": Purge, RETRY: Show}
 
 
@@ -29,7 +30,7 @@ def operation_of(header: dict[str, Any]) -> Operation[Any]:
     if what == RETRY:
         members["with_body"] = True
     operation = from_plain(QUERIES[what], members)
-    if isinstance(operation, List):
+    if isinstance(operation, List | Usage):
         return replace(operation, limit=min(max(operation.limit, 1), MAX_LISTED))
     return operation
 

@@ -27,6 +27,8 @@ SUMS = ("turns", "failed", "cancelled", "attempts", "input", "cache_read", "cach
 _HEADS = ("TURNS", "FAILED", "CANCELLED", "TRIES", "INPUT", "CACHED", "OUTPUT", "REASONING")
 _SHOWN = ("turns", "failed", "cancelled", "attempts", "input", "cache_read", "output", "reasoning")
 _MILLION = 1_000_000
+MAX_LISTED = 1000
+"""As runtime/queries.py bounds it."""
 _EPILOG = """Costs need prices in the configuration, in USD per million tokens:
 
 \b
@@ -68,22 +70,26 @@ class Sum:
     type=click.Choice(KEYS),
     help="Sum by this; may be given several times.  [default: provider, model]",
 )
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_LISTED), default=50, show_default=True, help="At most so many sums."
+)
 @click.option("--since", type=Moment(), help="Whole days (UTC) since then: 12h, 7d ago, or a date.")
 @json_option("the sums")
 @config_option()
-def usage(keys: tuple[str, ...], since: float | None, as_json: bool, config: Path) -> None:
+def usage(keys: tuple[str, ...], limit: int, since: float | None, as_json: bool, config: Path) -> None:
     """Show tokens, tries and costs of all turns so far.
 
     TRIES counts every sending to a provider, also those that failed; INPUT includes CACHED and OUTPUT includes
     REASONING. The books outlive the turns; after 92 days they forget sessions.
+
+    Largest first: the most input and output; by day, the latest first. The total is of all, shown or not.
     """
     chosen = tuple(dict.fromkeys(keys)) or ("provider", "model")
     asked = (*chosen, *(key for key in ("provider", "model") if key not in chosen))
-    told = ask_journal(config, "usage", by=list(asked), since=since, answer_s=30.0)
-    prices = read_prices(config)
-    groups, total = add_up(told["rows"], asked, len(chosen), prices)
+    told = ask_journal(config, "usage", by=list(asked), groups=len(chosen), limit=limit, since=since, answer_s=30.0)
+    groups, total = add_up(told, asked, len(chosen), read_prices(config))
     if as_json:
-        click.echo(json.dumps(_to_json(chosen, groups, total), indent=2))
+        click.echo(json.dumps({**_to_json(chosen, groups, total), "more": told["more"]}, indent=2))
         return
     width = terminal_width()
     if not groups:
@@ -92,20 +98,23 @@ def usage(keys: tuple[str, ...], since: float | None, as_json: bool, config: Pat
     click.echo("\n".join(_lines(chosen, groups, total, width)))
     for line in _about_prices(total, config):
         click.echo("\n".join(wrap(line, width)))
+    if told["more"]:
+        click.echo("There are more: raise --limit, or narrow the time with --since.", err=True)
 
 
 def add_up(
-    rows: Iterable[Mapping[str, Any]], asked: Sequence[str], keys: int, prices: Prices
+    told: Mapping[str, Any], asked: Sequence[str], keys: int, prices: Prices
 ) -> tuple[dict[tuple[str, ...], Sum], Sum]:
-    """Sums by the first `keys` of `asked`, in order, and of all. `asked`: what each row's key names."""
+    """Sums by the first `keys` of `asked`, in the order told, and of all. `told`: a UsageTable by the keys `asked`."""
     groups: dict[tuple[str, ...], Sum] = {}
     total = Sum()
     at = asked.index("provider"), asked.index("model")
-    for row in rows:
+    for row in told["rows"]:
         place = row["key"][at[0]], row["key"][at[1]]
-        for each in (groups.setdefault(tuple(row["key"][:keys]), Sum()), total):
-            each.add(row, place, prices)
-    return dict(sorted(groups.items())), total
+        groups.setdefault(tuple(row["key"][:keys]), Sum()).add(row, place, prices)
+    for row in told["totals"]:
+        total.add(row, tuple(row["key"]), prices)
+    return groups, total
 
 
 def cost_usd(row: Mapping[str, Any], price: Mapping[str, float]) -> float:
@@ -151,7 +160,7 @@ def _lines(keys: Sequence[str], groups: Mapping[tuple[str, ...], Sum], total: Su
         [*(one_line(part) or "-" for part in key), *_cells(each, names, cost=total.priced)]
         for key, each in groups.items()
     ]
-    if len(groups) > 1:
+    if len(groups) > 1 or any(total.counts != each.counts for each in groups.values()):
         rows.append(["total", *[""] * (len(keys) - 1), *_cells(total, names, cost=total.priced)])
     numbers = range(len(keys), len(heads))
     return table(heads, rows, right=set(numbers), shrink=range(len(keys) - 1, -1, -1), width=width)
@@ -172,7 +181,7 @@ def _cost(each: Sum) -> str:
 def _about_prices(total: Sum, config: Path) -> Iterable[str]:
     if not total.unpriced:
         return
-    places = [one_line(f"{provider}/{model}") for provider, model in sorted(total.unpriced)]
+    places = [one_line(_named(place)) for place in sorted(total.unpriced)]
     if total.priced:
         yield f"Without a price: {', '.join(places)}."
     else:
@@ -189,5 +198,10 @@ def _sum_json(each: Sum) -> dict[str, Any]:
     return {
         **each.counts,
         "cost_usd": round(each.cost_usd, 9) if each.priced else None,
-        "unpriced": [f"{provider}/{model}" for provider, model in sorted(each.unpriced)],
+        "unpriced": [_named(place) for place in sorted(each.unpriced)],
     }
+
+
+def _named(place: Place) -> str:
+    """The journal tells so many models apart and no more."""
+    return "/".join(place) if place[1] else "others"

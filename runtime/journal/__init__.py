@@ -6,6 +6,7 @@ disk.py        open_journal(): a thread that has the database, call-backs out
 inbox.py       what waits for that thread, in two lanes
 store.py       does operations on the database, a group in one transaction
 statements.py  the SQL of the store, and rows <-> values
+usage.py       questions about what turns cost: their SQL, bounded, and rows -> values
 schema.py      the tables, and the way from every earlier form of them
 shortage.py    a disk that takes nothing more: room kept back, outcomes that wait
 retention.py   what leaves the journal: old turns, purges, free pages

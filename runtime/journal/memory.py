@@ -63,7 +63,7 @@ def _answer(operation: Operation[Any]) -> object:
         case List():
             return Listing((), more=False)
         case Usage():
-            return UsageTable(())
+            return UsageTable((), (), more=False)
         case Purge():
             return Purged(0)
         case Recover():

@@ -253,9 +253,15 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class UsageTable:
-    """One row a group, in the order of the keys."""
+    """`rows`: group after group, the largest ones first. `more`: the limit left groups off.
+
+    `totals`: of all groups together, one row a (provider, model). Where there are more than 200 of these, the smallest
+    are one of ("", ""), here and in rows whose groups do not name them.
+    """
 
     rows: tuple[UsageRow, ...]
+    totals: tuple[UsageRow, ...]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,10 +382,16 @@ class List(Operation[Listing]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(Operation[UsageTable]):
-    """Sums by these keys. `since`: days that ended before it are left out. Sums by provider and model can be priced."""
+    """Sums by these keys. `since`: days that ended before it are left out. Sums by provider and model can be priced.
+
+    The first `groups` keys make a group (0: all do), of which the `limit` largest are told: those with the most tokens,
+    or, with a day among their keys, those of the latest days. After them only provider and model may come.
+    """
 
     by: tuple[UsageKey, ...]
     since: float | None = None
+    groups: int = 0
+    limit: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from loopforge.runtime.journal import statements as sql
 from loopforge.runtime.journal.operations import Purge
-from loopforge.runtime.journal.statements import DAY_S
 from loopforge.runtime.journal.store import Store
+from loopforge.runtime.journal.usage import DAY_S
 
 MIB = 1 << 20
 STEP_TURNS = 64

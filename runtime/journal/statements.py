@@ -9,14 +9,12 @@ A write changes nothing when the turn is not live; who runs it counts the rows t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date, timedelta
 from typing import Any
 
 from loopforge.runtime.journal.operations import (
     END_STATES,
     LIST_TURNS,
     LIVE_STATES,
-    USAGE_KEYS,
     Accept,
     Attempt,
     AttemptEnded,
@@ -30,12 +28,10 @@ from loopforge.runtime.journal.operations import (
     Spent,
     State,
     StoredTurn,
-    Usage,
-    UsageRow,
 )
+from loopforge.runtime.journal.usage import DAY_S, SUMS
 from loopforge.workers.frame_types import pack, unpack
 
-DAY_S = 86_400
 Row = tuple[Any, ...]
 
 STATES: tuple[State, ...] = (*LIVE_STATES, *END_STATES)  # as numbers in files: append only
@@ -125,8 +121,7 @@ def outcome_row(operation: Finish, *, room: bool = True) -> Row:
     return operation.attempt, operation.seq, operation.header, operation.body, keeps_request, operation.id
 
 
-_SUMS = ("turns", "failed", "cancelled", "attempts", "input", "output", "cache_read", "cache_write", "reasoning")
-_ADD_UP = "ON CONFLICT DO UPDATE SET " + ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)
+_ADD_UP = "ON CONFLICT DO UPDATE SET " + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
 ADD_USAGE = f"INSERT INTO usage VALUES ({', '.join('?' * 14)}) {_ADD_UP}"
 
 
@@ -171,7 +166,7 @@ SELECT_LAST_NUMBER = "SELECT coalesce(max(number), 0) FROM turns"
 
 SELECT_DAY_TO_FOLD = "SELECT day FROM usage WHERE day < ? AND session <> '' ORDER BY day LIMIT 1"
 FOLD_DAY = (
-    f"INSERT INTO usage SELECT day, provider, model, kind, '', {', '.join(f'sum({name})' for name in _SUMS)} "
+    f"INSERT INTO usage SELECT day, provider, model, kind, '', {', '.join(f'sum({name})' for name in SUMS)} "
     f"FROM usage WHERE day = ? AND session <> '' GROUP BY day, provider, model, kind {_ADD_UP}"
 )
 DELETE_FOLDED = "DELETE FROM usage WHERE day = ? AND session <> ''"
@@ -272,22 +267,3 @@ def is_of_live_turns(query: List) -> bool:
 
 def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
-
-
-def select_usage(query: Usage) -> tuple[str, Row]:
-    """Raises ValueError for a key that there is not."""
-    if not query.by or set(query.by) - set(USAGE_KEYS):
-        raise ValueError(f"usage is kept by {', '.join(USAGE_KEYS)}")
-    keys = ", ".join(query.by)
-    sums = ", ".join(f"sum({name})" for name in _SUMS)
-    first_day = 0 if query.since is None else int(query.since // DAY_S)
-    sql = f"SELECT {keys}, {sums} FROM usage WHERE day >= ? GROUP BY {keys} ORDER BY {keys}"
-    return sql, (first_day,)
-
-
-def usage_row(query: Usage, row: Row) -> UsageRow:
-    key = tuple(
-        (date(1970, 1, 1) + timedelta(days=value)).isoformat() if name == "day" else str(value)
-        for name, value in zip(query.by, row, strict=False)
-    )
-    return UsageRow(key, *row[len(query.by) :])

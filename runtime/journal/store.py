@@ -37,10 +37,10 @@ from loopforge.runtime.journal.operations import (
     Show,
     StoredTurn,
     Usage,
-    UsageTable,
     Written,
 )
 from loopforge.runtime.journal.shortage import Shortage, is_shortage
+from loopforge.runtime.journal.usage import read_usage
 
 log = logging.getLogger("loopforge")
 
@@ -235,9 +235,7 @@ class Store:
             case List():
                 return self._list(operation)
             case Usage():
-                statement, values = sql.select_usage(operation)
-                rows = self.connection.execute(statement, values).fetchall()
-                return UsageTable(tuple(sql.usage_row(operation, row) for row in rows))
+                return read_usage(self.connection, operation)
             case Recover():
                 return Recovered(tuple(sql.stored_turn(row) for row in self.connection.execute(sql.SELECT_LIVE)))
         raise TypeError(f"{type(operation).__name__} is no operation of a store")

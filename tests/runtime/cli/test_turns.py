@@ -180,6 +180,9 @@ def test_all_turns_are_named_as_they_come_and_end(service: Service) -> None:
     ]  # fmt: skip
 
 
+MORE = "There are more: raise --limit, or narrow the time with --since.\n"
+
+
 def test_ended_turns_are_deleted_and_what_they_cost_stays_in_the_books(simulator: Simulator, tmp_path: Path) -> None:
     write_config(tmp_path, simulator, PRICES)
     with open_service(tmp_path), asking(tmp_path, "--model", "slow", "--id", "alive", "--json", "hi") as ask:
@@ -201,7 +204,12 @@ def test_ended_turns_are_deleted_and_what_they_cost_stays_in_the_books(simulator
         assert "There is no turn with the id 'a'" in gone.stderr
         assert json.loads(said(tmp_path, "usage", "--json")) == books
         by_session = json.loads(said(tmp_path, "usage", "--by", "session", "--since", "2d", "--json"))
-        assert [row["session"] for row in by_session["rows"]] == ["a", "b", "c"]
+        assert ({row["session"] for row in by_session["rows"]}, by_session["more"]) == ({"a", "b", "c"}, False)
+        two = loopforge_here(tmp_path, "usage", "--by", "session", "--limit", "2")
+        assert two.stdout.splitlines()[-1].split()[:2] == ["total", "3"]
+        assert (len(two.stdout.splitlines()), two.stderr) == (4, MORE)
+        told = json.loads(said(tmp_path, "usage", "--by", "session", "--limit", "2", "--json"))
+        assert (len(told["rows"]), told["more"], told["total"]) == (2, True, total)
         said(tmp_path, "cancel", "alive")
 
 

@@ -19,8 +19,14 @@ def row(*key: str, **counts: int) -> dict[str, Any]:
     members = dict.fromkeys(
         ("turns", "failed", "cancelled", "attempts", "input", "output", "cache_read", "cache_write", "reasoning"), 0
     )
-    told: dict[str, Any] = answer_of(UsageTable((UsageRow(key=key, **(members | counts)),)))["rows"][0]
+    told: dict[str, Any] = answer_of(UsageTable((UsageRow(key=key, **(members | counts)),), (), more=False))["rows"][0]
     return told
+
+
+def table_of(rows: list[dict[str, Any]], *left_off: dict[str, Any]) -> dict[str, Any]:
+    """What the journal tells: the totals are of these rows and of those that it left off."""
+    totals = [{**row, "key": row["key"][-2:]} for row in (*rows, *left_off)]
+    return {"rows": rows, "totals": totals, "more": bool(left_off)}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +54,7 @@ def test_sums_say_what_of_them_has_no_price() -> None:
         row("planning", "ollama", "small", turns=1, attempts=1, input=5, output=7),
         row("planning", "down", "m", turns=1, attempts=2, failed=1),  # cost nothing whatever its price
     ]
-    groups, total = add_up(rows, ("kind", "provider", "model"), 1, PRICES)
+    groups, total = add_up(table_of(rows), ("kind", "provider", "model"), 1, PRICES)
     assert _lines(("kind",), groups, total, 0) == [
         "KIND      TURNS  FAILED  TRIES      INPUT   OUTPUT     COST",
         "coding        3       1      4  1,000,500  100,007  >$20.00",
@@ -59,12 +65,31 @@ def test_sums_say_what_of_them_has_no_price() -> None:
 
 
 def test_without_any_price_there_is_no_column_for_it() -> None:
-    groups, total = add_up([row("ollama", "small", turns=1, input=5)], ("provider", "model"), 2, {})
+    groups, total = add_up(table_of([row("ollama", "small", turns=1, input=5)]), ("provider", "model"), 2, {})
     assert _lines(("provider", "model"), groups, total, 0) == [
         "PROVIDER  MODEL  TURNS  INPUT  OUTPUT",
         "ollama    small      1      5       0",
     ]
     assert "no prices of these models in c;" in " ".join(_about_prices(total, Path("c")))
+
+
+def test_the_total_is_of_all_groups_shown_or_not() -> None:
+    shown = [row("s2", "cloud", "big", turns=1, input=1_000_000), row("s1", "cloud", "big", turns=1, input=10)]
+    told = table_of(shown, row("s3", "cloud", "big", turns=3, input=2_000_000), row("s4", "", "", turns=1, input=4))
+    groups, total = add_up(told, ("session", "provider", "model"), 1, PRICES)
+    assert _lines(("session",), groups, total, 0) == [
+        "SESSION  TURNS      INPUT  OUTPUT     COST",
+        "s2           1  1,000,000       0   $10.00",
+        "s1           1         10       0  $0.0001",
+        "total        6  3,000,014       0  >$30.00",
+    ]
+    assert list(_about_prices(total, Path("c"))) == ["Without a price: others."]
+
+
+def test_one_group_of_more_is_not_taken_for_all() -> None:
+    told = table_of([row("s1", "p", "m", turns=1, input=5)], row("s2", "p", "m", turns=1, input=2))
+    groups, total = add_up(told, ("session", "provider", "model"), 1, {})
+    assert _lines(("session",), groups, total, 0)[-1].split() == ["total", "2", "7", "0"]
 
 
 def test_prices_are_read_from_the_file_as_it_stands(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from loopforge.runtime.journal.operations import (
     Spent,
     StoredTurn,
     Usage,
+    UsageKey,
     UsageRow,
     UsageTable,
     Written,
@@ -116,7 +118,7 @@ def do(store: Store, *operations: Operation[Any], now: float = 0.0) -> list[Any]
 
 def everything(store: Store) -> tuple[object, ...]:
     """All a store can tell, to compare it with another."""
-    [listing, recovered, usage] = do(store, List(limit=10_000), Recover(), Usage(by=USAGE_KEYS))
+    [listing, recovered, usage] = do(store, List(limit=10_000), Recover(), Usage(by=USAGE_KEYS, limit=10_000))
     shown = do(store, *(Show(id=turn.id, with_body=True) for turn in listing.turns)) if listing.turns else []
     return (listing, recovered, usage, tuple(shown))
 
@@ -194,13 +196,40 @@ class Model:
         sums.update(turns=state != "", failed=state == "failed", cancelled=state == "cancelled")
 
     def _usage(self, query: Usage) -> UsageTable:
-        groups: dict[tuple[str, ...], Counter[str]] = {}
-        for key, sums in self.usage.items():
-            named = dict(zip(USAGE_KEYS, key, strict=True))
-            groups.setdefault(tuple(named[name] for name in query.by), Counter()).update(sums)
-        names = ("turns", "failed", "cancelled", *_SUMS)
-        rows = [UsageRow(key, *(groups[key][name] for name in names)) for key in sorted(groups)]
-        return UsageTable(tuple(rows))
+        first_day = "" if query.since is None else _day(query.since)
+        books = [(dict(zip(USAGE_KEYS, key, strict=True)), sums) for key, sums in self.usage.items()]
+        books = [(named, sums) for named, sums in books if named["day"] >= first_day]
+        grouped = query.by[: query.groups or len(query.by)]
+        groups = _add_up(books, grouped)
+        largest = sorted(groups, key=lambda key: _place_of(key, groups[key], grouped))
+        rows: list[UsageRow] = []
+        for group in largest[: query.limit]:
+            own = [(named, sums) for named, sums in books if tuple(named[name] for name in grouped) == group]
+            below = _add_up(own, query.by)
+            rows += (_row(key, below[key]) for key in sorted(below, key=lambda key: _place_of(key, below[key])))
+        places = _add_up(books, ("provider", "model"))
+        totals = [_row(key, places[key]) for key in sorted(places, key=lambda key: _place_of(key, places[key]))]
+        return UsageTable(tuple(rows), tuple(totals), more=len(groups) > query.limit)
+
+
+Books = Sequence[tuple[Mapping[UsageKey, str], Counter[str]]]
+
+
+def _add_up(books: Books, by: Sequence[UsageKey]) -> dict[tuple[str, ...], Counter[str]]:
+    sums: dict[tuple[str, ...], Counter[str]] = {}
+    for named, counts in books:
+        sums.setdefault(tuple(named[name] for name in by), Counter()).update(counts)
+    return sums
+
+
+def _place_of(key: tuple[str, ...], sums: Counter[str], by: Sequence[str] = ()) -> tuple[Any, ...]:
+    """Latest day first where that is a key of the group, then most tokens, most turns, and the key."""
+    latest = [-date.fromisoformat(value).toordinal() for name, value in zip(by, key, strict=False) if name == "day"]
+    return (*latest, -sums["input"] - sums["output"], -sums["turns"], key)
+
+
+def _row(key: tuple[str, ...], sums: Counter[str]) -> UsageRow:
+    return UsageRow(key, *(sums[name] for name in ("turns", "failed", "cancelled", *_SUMS)))
 
 
 _ACCEPT_MEMBERS = (

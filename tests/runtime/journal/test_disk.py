@@ -287,7 +287,7 @@ async def test_memory_answers_at_once_with_what_keeps_nothing() -> None:
         *[Written()] * 4,
         *[Found(None)] * 2,
         Listing((), more=False),
-        UsageTable(()),
+        UsageTable((), (), more=False),
         Purged(0),
         Recovered(()),
     ]

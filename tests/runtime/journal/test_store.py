@@ -70,8 +70,8 @@ def test_what_a_lost_attempt_cost_is_counted_beside_the_last_one(tmp_path: Path)
         do(store, running("a", 2), finish("a", spent=spent(input=60, output=30)))
         [table] = do(store, Usage(by=("provider", "model")))
         assert [(row.key, row.turns, row.attempts, row.input, row.output) for row in table.rows] == [
-            (("anthropic", "big"), 0, 1, 50, 9),
             (("ollama", "llama3.2"), 1, 1, 60, 30),
+            (("anthropic", "big"), 0, 1, 50, 9),
         ]
 
 
@@ -80,7 +80,7 @@ def test_usage_is_of_utc_days_from_the_one_that_was_asked_for(tmp_path: Path) ->
         for number in range(3):
             do(store, accept(f"t{number}"), finish(f"t{number}", ended_at=T0 + number * 86_400))
         [table] = do(store, Usage(by=("day",), since=T0 + 86_400))
-        assert [row.key for row in table.rows] == [("2023-11-15",), ("2023-11-16",)]
+        assert [row.key for row in table.rows] == [("2023-11-16",), ("2023-11-15",)]
         [refused] = do(store, Usage(by=("colour",)))  # type: ignore[arg-type]  # what a person may ask for
         assert isinstance(refused, JournalFailed)
 
