@@ -51,6 +51,7 @@ OUTCOMES: Mapping[FaultName, type[DriverError] | None] = {
     "401": CredentialsRejected,
     "429": RateLimited,
     "quota": QuotaExhausted,
+    "quota-reset": QuotaExhausted,
     "500": ProviderUnavailable,
     "503": Overloaded,
     "529": Overloaded,
