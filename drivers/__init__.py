@@ -19,6 +19,7 @@ answer_text.py      <think> tags, marks and leading line feeds in an answer's te
 tool_fragments.py   tool calls from their fragments
 limits.py           what headers say: rate limits, when to come back, the request's id
 error_text.py       what an error's text says, and what of it may be shown
+http_failures.py    errors over HTTP: a body that may be anything, read, and the error for it, written
 vendor_codes.py     error numbers of vendors that answer on several wires
 draft.py            a request while it is written, and its notices
 conversation.py     what every wire asks of a conversation: order, ids, arguments

@@ -6,7 +6,9 @@ and recorded bodies. A number says more than the HTTP status it comes with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from loopforge.drivers.errors import (
     ContentFiltered,
@@ -21,6 +23,7 @@ from loopforge.drivers.errors import (
     RateLimited,
     TurnRefused,
 )
+from loopforge.drivers.http_failures import as_text
 
 GLM_CODES: Mapping[str, type[DriverError]] = {
     **dict.fromkeys(("1200", "1230", "1234"), ProviderUnavailable),
@@ -46,3 +49,43 @@ MINIMAX_CODES: Mapping[str, type[DriverError]] = {
     **dict.fromkeys(("1042", "2013", "20132", "2037", "2039", "2042", "2048"), TurnRefused),
     "2044": PermissionDenied,
 }
+_BRACKETED: Final = re.compile(r"\((\d{4,5})\)\s*$")  # at the end of MiniMax's messages
+
+
+def minimax_code(body: Mapping[str, object]) -> str:
+    """The code of base_resp, which MiniMax puts into answers and errors alike; "" for none and for 0."""
+    base = body.get("base_resp")
+    code = as_text(base.get("status_code")) if isinstance(base, Mapping) else ""
+    return "" if code == "0" else code
+
+
+def minimax_message(body: Mapping[str, object]) -> str:
+    """The text of base_resp."""
+    base = body.get("base_resp")
+    return as_text(base.get("status_msg")) if isinstance(base, Mapping) else ""
+
+
+def class_of_vendor_code(
+    vendor: str,
+    text: str,
+    *,
+    base_resp: str,
+    codes: Sequence[str],
+    too_long: re.Pattern[str],
+    no_model: re.Pattern[str],
+) -> type[DriverError] | None:
+    """By the tables of GLM and MiniMax, on a wire that others speak, too. None: the error names no code of theirs.
+
+    `base_resp`: MiniMax's own code, "" for none. `codes`: the others that the error names. `too_long`, `no_model`: what
+    the wire's texts say of a prompt or a model that a refused turn was about.
+    """
+    if not base_resp and vendor == "minimax" and (bracketed := _BRACKETED.search(text)):
+        base_resp = bracketed[1]
+    if base_resp:
+        cls = MINIMAX_CODES.get(base_resp)
+        if cls is TurnRefused and too_long.search(text):
+            return ContextTooLong
+        return ModelNotFound if cls is TurnRefused and no_model.search(text) else cls
+    if vendor in ("glm", "generic"):
+        return next((GLM_CODES[code] for code in codes if code in GLM_CODES), None)
+    return None

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from loopforge.drivers import limits
-from loopforge.drivers.anthropic.failures import Asked, explain_inside, is_error, minimax_code
+from loopforge.drivers.anthropic.failures import explain_inside, is_error
 from loopforge.drivers.anthropic.open_blocks import Memory, OpenBlock, open_block
 from loopforge.drivers.anthropic.rate_limits import read_limits
 from loopforge.drivers.anthropic.usage import UsageReports
 from loopforge.drivers.errors import ContentFiltered, DriverError, GenerationFailed, WireMismatch, quote
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.turn import (
     Delta,
     Finish,
@@ -29,6 +30,7 @@ from loopforge.drivers.turn import (
     UsageDelta,
     WholePart,
 )
+from loopforge.drivers.vendor_codes import minimax_code
 
 FINISHES: Final[Mapping[str, Finish]] = {
     "end_turn": "stop",

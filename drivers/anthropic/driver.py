@@ -8,11 +8,12 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from loopforge.drivers.anthropic.draft import Draft
-from loopforge.drivers.anthropic.failures import Asked, explain
+from loopforge.drivers.anthropic.failures import explain
 from loopforge.drivers.anthropic.profiles import PROFILES, VERSION, Profile, find_profile
 from loopforge.drivers.anthropic.reader import MessagesReader
 from loopforge.drivers.anthropic.request import SCHEMA_BETA, answer_tool, build_body
 from loopforge.drivers.errors import DriverError, TurnRefused
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import to_json
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import JsonObject, Turn

@@ -12,11 +12,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 
 from loopforge.drivers import limits
 from loopforge.drivers.anthropic.failure_codes import ACCOUNT_CODES, CODES, PASSING, TYPES
 from loopforge.drivers.anthropic.rate_limits import reset_wait
-from loopforge.drivers.error_text import CHINA, moment_in, page_title, redact
+from loopforge.drivers.error_text import CHINA
 from loopforge.drivers.errors import (
     ContentFiltered,
     ContextTooLong,
@@ -30,14 +31,22 @@ from loopforge.drivers.errors import (
     RateLimited,
     StreamBroken,
     TurnRefused,
-    WireMismatch,
     quote,
 )
-from loopforge.drivers.json_values import parse_json
-from loopforge.drivers.vendor_codes import GLM_ACCOUNT_CODES, GLM_CODES, MINIMAX_CODES
-
-_MAX_BODY = 256 * 1024  # of an error's body is read; the rest says nothing new
-_MAX_RAW = 200
+from loopforge.drivers.http_failures import (
+    MAX_RAW,
+    WRONG_ADDRESS,
+    Asked,
+    after_should_retry,
+    as_text,
+    build_error,
+    not_an_answer,
+    quota_reset_at,
+    read_body,
+    status_in,
+    what_happened,
+)
+from loopforge.drivers.vendor_codes import GLM_ACCOUNT_CODES, class_of_vendor_code, minimax_code, minimax_message
 
 _OUTPUT_DOES_NOT_FIT = re.compile(r"input length and .?max_tokens.? exceed", re.IGNORECASE)
 _CONTEXT = re.compile(
@@ -63,16 +72,7 @@ _NO_ACCESS = re.compile(r"access to (this|the) model|model.{0,80}access|not avai
 _REGION = re.compile(r"\b(country|region|territory|location)\b", re.IGNORECASE)
 _BAD_KEY = re.compile(r"(incorrect|invalid|wrong|missing) (x-)?api[ _-]?key|unauthori[sz]ed", re.IGNORECASE)
 _THINKING = re.compile(r"\bthinking\b|\bsignature\b", re.IGNORECASE)
-_BRACKETED = re.compile(r"\((\d{4,5})\)\s*$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Whom a turn was sent to, for the error's fields and for the tables of one vendor."""
-
-    provider: str
-    model: str
-    vendor: str
+_STATUS_NAMES = ("status_code", "http_code", "status", "code")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,15 +89,9 @@ class Said:
 
 def explain(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:
     """The error that a response with a status other than 200 is."""
-    text = body[:_MAX_BODY].decode("utf-8", "replace")
-    try:
-        said = read(parse_json(text.strip()))
-    except ValueError:
-        said = Said(text=page_title(text))
+    said = read(read_body(body))
     if status < 400:
-        where = f", a redirect to {quote(headers.get('location', 'nowhere'), 200)}" if 300 <= status < 400 else ""
-        what = f"the server answered {status}{where}: {quote(said.text)}"
-        return WireMismatch(asked.provider, redact(what), model=asked.model, status=status)
+        return not_an_answer(asked.provider, asked.model, status, headers, said.text)
     return _build(asked, classify(asked, status, said, headers) or TurnRefused, status, said, headers)
 
 
@@ -112,7 +106,10 @@ def explain_inside(asked: Asked, body: object, headers: Mapping[str, str], *, st
 
 def classify(asked: Asked, status: int, said: Said, headers: Mapping[str, str]) -> type[DriverError] | None:
     """The class of an error; None when nothing tells. `status`: 0 where there is none."""
-    cls = _class_of_vendor_code(asked, said) or _class_of_codes(status, said)
+    cls = class_of_vendor_code(
+        asked.vendor, said.text, base_resp=said.minimax, codes=said.codes, too_long=_CONTEXT, no_model=_NO_MODEL
+    )
+    cls = cls or _class_of_codes(status, said)
     if cls is None and status:
         cls = _class_of_status(status, said.text)
     if cls is None:
@@ -121,28 +118,7 @@ def classify(asked: Asked, status: int, said: Said, headers: Mapping[str, str]) 
         cls = _class_of_status(usual, said.text) if usual else None
     if cls is None and _CONTEXT.search(said.text):
         return ContextTooLong
-    should_retry = headers.get("x-should-retry", "").lower()
-    if should_retry == "false" and cls is RateLimited:
-        return QuotaExhausted
-    if should_retry == "false" and cls in (Overloaded, ProviderUnavailable):
-        return TurnRefused
-    if should_retry == "true" and cls is TurnRefused:
-        return ProviderUnavailable
-    return cls
-
-
-def _class_of_vendor_code(asked: Asked, said: Said) -> type[DriverError] | None:
-    code = said.minimax
-    if not code and asked.vendor == "minimax" and (bracketed := _BRACKETED.search(said.text)):
-        code = bracketed[1]
-    if code:
-        cls = MINIMAX_CODES.get(code)
-        if cls is TurnRefused and _CONTEXT.search(said.text):
-            return ContextTooLong
-        return ModelNotFound if cls is TurnRefused and _NO_MODEL.search(said.text) else cls
-    if asked.vendor in ("glm", "generic"):
-        return next((GLM_CODES[code] for code in said.codes if code in GLM_CODES), None)
-    return None
+    return after_should_retry(cls, headers)
 
 
 def _class_of_codes(status: int, said: Said) -> type[DriverError] | None:
@@ -203,37 +179,28 @@ def _build(
     wait = limits.retry_after(headers)
     if wait is None and cls is RateLimited:
         wait = reset_wait(headers)
-    reset_at = None
-    if cls is QuotaExhausted:
-        reset_at = moment_in(said.text, zone=CHINA) if asked.vendor in ("glm", "minimax") else moment_in(said.text)
-        now = limits.answered_at(headers)
-        if reset_at is None and wait is not None and now is not None:
-            reset_at = now + wait
-    retries = cls in (RateLimited, Overloaded, ProviderUnavailable, QuotaExhausted)
-    what = "the provider failed" if cls is ProviderUnavailable else cls.default_what
-    if status is not None:
-        what = f"HTTP {status}" if cls is TurnRefused else f"{what} (HTTP {status})"
-    if said.text:
-        what = f"{what}: {quote(said.text).rstrip('.')}"
+    zone = CHINA if asked.vendor in ("glm", "minimax") else UTC
     account = cls is PermissionDenied and any(code in ACCOUNT_CODES or code in GLM_ACCOUNT_CODES for code in said.codes)
-    return cls(
-        asked.provider,
-        redact(what),
-        action=_action(cls, status, said),
+    return build_error(
+        cls,
+        provider=asked.provider,
         model=asked.model,
-        retry_after_s=wait if retries else None,
-        reset_at=reset_at,
+        what=what_happened(cls, status, said.text),
+        action=_action(cls, status, said),
+        wait_s=wait,
+        reset_at=quota_reset_at(said.text, headers, wait, zone=zone),
         scope="provider" if account else None,
         status=status,
-        raw=redact(said.raw)[:_MAX_RAW],
-        request_id=limits.request_id(headers) or said.request_id,
+        raw=said.raw,
+        headers=headers,
+        request_id=said.request_id,
     )
 
 
 def _action(cls: type[DriverError], status: int | None, said: Said) -> str:
     """What to do, where this wire knows it better than the class; "" for the class's own words."""
     if cls is ModelNotFound and status == 404:
-        return "correct the model, or the provider's base_url, in config.toml"
+        return WRONG_ADDRESS
     if cls is ContextTooLong and _OUTPUT_DOES_NOT_FIT.search(said.text):
         return "lower max_output_tokens, shorten the messages or route to a model with a larger window"
     if cls is TurnRefused and status == 400 and _THINKING.search(said.text):
@@ -258,55 +225,26 @@ def read(body: object) -> Said:
     if isinstance(body, list) and body:
         body = body[0]
     if not isinstance(body, Mapping):
-        return Said(text=_as_text(body))
+        return Said(text=as_text(body))
     if code := minimax_code(body):
-        base = body["base_resp"]
-        text = _as_text(base.get("status_msg")) if isinstance(base, Mapping) else ""
-        return Said(text=text or f"base_resp {code}", raw=code, minimax=code)
+        return Said(text=minimax_message(body) or f"base_resp {code}", raw=code, minimax=code)
     inner = body.get("error")
     error: Mapping[str, object] = inner if isinstance(inner, Mapping) else body
     names = ("message", "msg", "error", "detail", "error_msg")
-    text = next((text for name in names if (text := _as_text(error.get(name)))), "")
+    text = next((text for name in names if (text := as_text(error.get(name)))), "")
     details = error.get("details")
-    detail = _as_text(details.get("error_code")) if isinstance(details, Mapping) else ""
-    found = (detail, _as_text(error.get("code")), _type_of(error), _as_text(body.get("code")))
-    codes = tuple(dict.fromkeys(code.lower() for code in found if code and len(code) <= _MAX_RAW))
+    detail = as_text(details.get("error_code")) if isinstance(details, Mapping) else ""
+    found = (detail, as_text(error.get("code")), _type_of(error), as_text(body.get("code")))
+    codes = tuple(dict.fromkeys(code.lower() for code in found if code and len(code) <= MAX_RAW))
     return Said(
         text=text or quote(json.dumps(body, default=str)),
         codes=codes,
-        raw=next((code for code in (detail, _type_of(error), _as_text(error.get("code"))) if code), ""),
-        status=_status(error, body),
-        request_id=_as_text(body.get("request_id"))[:_MAX_RAW],
+        raw=next((code for code in (detail, _type_of(error), as_text(error.get("code"))) if code), ""),
+        status=status_in((error, body), _STATUS_NAMES),
+        request_id=as_text(body.get("request_id"))[:MAX_RAW],
     )
 
 
 def _type_of(error: Mapping[str, object]) -> str:
-    kind = _as_text(error.get("type"))
+    kind = as_text(error.get("type"))
     return "" if kind == "error" else kind
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value) if isinstance(value, float) or abs(value) < 10**18 else ""
-    return json.dumps(value, default=str) if isinstance(value, dict | list) and value else ""
-
-
-def _status(error: Mapping[str, object], body: Mapping[str, object]) -> int | None:
-    """An HTTP status that the body itself names; a vendor's own number outside 400..599 is none."""
-    for place in (error, body):
-        for name in ("status_code", "http_code", "status", "code"):
-            value = _as_text(place.get(name))
-            if value.isdecimal() and len(value) == 3 and 400 <= int(value) <= 599:
-                return int(value)
-    return None
-
-
-def minimax_code(body: Mapping[str, object]) -> str:
-    """The code of its base_resp, which MiniMax puts into answers and errors alike; "" for none and for 0."""
-    base = body.get("base_resp")
-    if not isinstance(base, Mapping):
-        return ""
-    code = _as_text(base.get("status_code"))
-    return "" if code in ("", "0") else code

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from loopforge.drivers.answer_body import AnswerBody
 from loopforge.drivers.anthropic.answer import Answer
-from loopforge.drivers.anthropic.failures import Asked
 from loopforge.drivers.errors import DriverError, StreamBroken, WireMismatch, quote
 from loopforge.drivers.fold import Fold
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import parse_json
 from loopforge.drivers.sse import SseEvent
 from loopforge.drivers.turn import Delta, JsonObject, Turn

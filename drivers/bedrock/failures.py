@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from loopforge.drivers import limits
 from loopforge.drivers.bedrock.failure_codes import CODES, STATUSES, plain_code
-from loopforge.drivers.error_text import page_title, redact
+from loopforge.drivers.error_text import redact
 from loopforge.drivers.errors import (
     ContentFiltered,
     ContextTooLong,
@@ -32,10 +32,8 @@ from loopforge.drivers.errors import (
     WireMismatch,
     quote,
 )
+from loopforge.drivers.http_failures import as_text, build_error, read_body
 from loopforge.drivers.json_values import parse_json
-
-_MAX_BODY = 256 * 1024
-_MAX_RAW = 200
 
 _CONTEXT = re.compile(
     r"input is too long|prompt is too long|too many (input|prompt|total) ?(text )?tokens|context (window|length|limit)|"
@@ -91,12 +89,7 @@ class Said:
 
 def explain(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:
     """The error that a response with a status other than 200 is."""
-    text = body[:_MAX_BODY].decode("utf-8", "replace")
-    try:
-        said = read(parse_json(text.strip()), headers.get("x-amzn-errortype", ""))
-    except ValueError:
-        kind = headers.get("x-amzn-errortype", "")
-        said = Said(text=page_title(text), code=plain_code(kind), raw=kind.partition(":")[0])
+    said = read(read_body(body), headers.get("x-amzn-errortype", ""))
     if status < 400:
         what = redact(f"the server answered {status}: {quote(said.text)}")
         return WireMismatch(asked.provider, what, model=asked.model, status=status)
@@ -186,8 +179,7 @@ def _class_of_refusal(text: str) -> type[DriverError]:
 def _build(
     asked: Asked, cls: type[DriverError], status: int | None, said: Said, headers: Mapping[str, str]
 ) -> DriverError:
-    retries = cls in (RateLimited, Overloaded, ProviderUnavailable, QuotaExhausted)
-    wait = limits.retry_after(headers) if retries else None
+    wait = limits.retry_after(headers)
     now = limits.answered_at(headers)
     what = "the provider failed" if cls is ProviderUnavailable else cls.default_what
     if cls is CredentialsRejected:
@@ -198,16 +190,17 @@ def _build(
         what = f"{what}: {quote(said.raw, 100)}"
     if said.text:
         what = f"{what}: {quote(said.text).rstrip('.')}"
-    return cls(
-        asked.provider,
-        redact(what),
-        action=_action(asked, cls, said),
+    return build_error(
+        cls,
+        provider=asked.provider,
         model=asked.model,
-        retry_after_s=wait,
-        reset_at=now + wait if cls is QuotaExhausted and wait is not None and now is not None else None,
+        what=what,
+        action=_action(asked, cls, said),
+        wait_s=wait,
+        reset_at=now + wait if wait is not None and now is not None else None,
         status=status,
-        raw=redact(said.raw)[:_MAX_RAW],
-        request_id=limits.request_id(headers),
+        raw=said.raw,
+        headers=headers,
     )
 
 
@@ -237,11 +230,11 @@ def _action(asked: Asked, cls: type[DriverError], said: Said) -> str:
 def read(body: object, kind: str) -> Said:
     """The parts of an error body that say something. `kind`: the exception's name, from a header or a frame."""
     if not isinstance(body, Mapping):
-        return Said(text=_as_text(body), code=plain_code(kind), raw=kind.partition(":")[0])
+        return Said(text=as_text(body), code=plain_code(kind), raw=kind.partition(":")[0])
     inner = body.get("error")
     error: Mapping[str, object] = inner if isinstance(inner, Mapping) else body
-    text = next((text for name in ("message", "Message", "detail", "error") if (text := _as_text(error.get(name)))), "")
-    named = kind or _as_text(body.get("__type")) or _as_text(error.get("code")) or _as_text(error.get("type"))
+    text = next((text for name in ("message", "Message", "detail", "error") if (text := as_text(error.get(name)))), "")
+    named = kind or as_text(body.get("__type")) or as_text(error.get("code")) or as_text(error.get("type"))
     original = body.get("originalStatusCode")
     return Said(
         text=text or quote(json.dumps(body, default=str)),
@@ -249,11 +242,3 @@ def read(body: object, kind: str) -> Said:
         raw=named.partition(":")[0].rpartition("#")[2],
         original=original if isinstance(original, int) else None,
     )
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return json.dumps(value, default=str) if isinstance(value, dict | list) and value else ""

@@ -11,11 +11,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from loopforge.drivers import limits
 from loopforge.drivers.dashscope_native.failure_codes import ACCOUNT_CODES, MODEL_CODES, class_of_code
-from loopforge.drivers.error_text import CHINA, moment_in, page_title, redact
+from loopforge.drivers.error_text import CHINA, page_title
 from loopforge.drivers.errors import (
     ContentFiltered,
     ContextTooLong,
@@ -30,13 +29,20 @@ from loopforge.drivers.errors import (
     Scope,
     StreamBroken,
     TurnRefused,
-    WireMismatch,
     quote,
 )
+from loopforge.drivers.http_failures import (
+    MAX_BODY,
+    MAX_RAW,
+    after_should_retry,
+    as_text,
+    build_error,
+    not_an_answer,
+    quota_reset_at,
+    status_in,
+    what_happened,
+)
 from loopforge.drivers.json_values import parse_json
-
-_MAX_BODY: Final = 256 * 1024  # of an error's body is read; the rest says nothing new
-_MAX_RAW: Final = 200
 
 _CONTEXT = re.compile(
     r"range of input length should be|input (token )?length (should|is too long|exceeds)|maximum context length|"
@@ -84,12 +90,10 @@ class Said:
 
 def explain(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:
     """The error that a response with a status other than 200 is."""
-    text = body[:_MAX_BODY].decode("utf-8", "replace")
+    text = body[:MAX_BODY].decode("utf-8", "replace")
     said = _read_text(text)
     if status < 400:
-        where = f", a redirect to {quote(headers.get('location', 'nowhere'), 200)}" if 300 <= status < 400 else ""
-        what = f"the server answered {status}{where}: {quote(said.text)}"
-        return WireMismatch(asked.provider, redact(what), model=asked.model, status=status)
+        return not_an_answer(asked.provider, asked.model, status, headers, said.text)
     return _build(asked, classify(status, said, headers) or TurnRefused, status, said, headers)
 
 
@@ -116,14 +120,7 @@ def classify(status: int, said: Said, headers: Mapping[str, str]) -> type[Driver
         cls = _class_of_status(status, said.text)
     elif cls is None and _CONTEXT.search(said.text):
         return ContextTooLong
-    should_retry = headers.get("x-should-retry", "").lower()
-    if should_retry == "false" and cls is RateLimited:
-        return QuotaExhausted
-    if should_retry == "false" and cls in (Overloaded, ProviderUnavailable):
-        return TurnRefused
-    if should_retry == "true" and cls is TurnRefused:
-        return ProviderUnavailable
-    return cls
+    return after_should_retry(cls, headers)
 
 
 def _class_of_status(status: int, text: str) -> type[DriverError]:
@@ -186,27 +183,19 @@ def _build(
     wait = limits.retry_after(headers)
     if wait is None and cls in (RateLimited, Overloaded):
         wait = limits.reset_wait(headers)
-    retries = cls in (RateLimited, Overloaded, ProviderUnavailable, QuotaExhausted)
-    reset_at = moment_in(said.text, zone=CHINA) if cls is QuotaExhausted else None
-    if cls is QuotaExhausted and reset_at is None and wait is not None:
-        now = limits.answered_at(headers)
-        reset_at = None if now is None else now + wait
-    what = "the provider failed" if cls is ProviderUnavailable else cls.default_what
-    if status is not None:
-        what = f"HTTP {status}" if cls is TurnRefused else f"{what} (HTTP {status})"
-    if said.text:
-        what = f"{what}: {quote(said.text).rstrip('.')}"
-    return cls(
-        asked.provider,
-        redact(what),
-        action=_action(asked, cls, status, said),
+    return build_error(
+        cls,
+        provider=asked.provider,
         model=asked.model,
-        retry_after_s=wait if retries else None,
-        reset_at=reset_at,
+        what=what_happened(cls, status, said.text),
+        action=_action(asked, cls, status, said),
+        wait_s=wait,
+        reset_at=quota_reset_at(said.text, headers, wait, zone=CHINA),
         scope=_scope(cls, said),
         status=status,
-        raw=redact(said.code)[:_MAX_RAW],
-        request_id=limits.request_id(headers) or said.request_id,
+        raw=said.code,
+        headers=headers,
+        request_id=said.request_id,
     )
 
 
@@ -255,31 +244,14 @@ def read(body: object) -> Said:
     if isinstance(body, list) and body:
         body = body[0]
     if not isinstance(body, Mapping):
-        return Said(text=_as_text(body))
+        return Said(text=as_text(body))
     inner = body.get("error")
     error: Mapping[str, object] = inner if isinstance(inner, Mapping) else body
-    text = next((text for name in ("message", "msg", "error", "detail") if (text := _as_text(error.get(name)))), "")
-    codes = (_as_text(place.get(name)) for place in (error, body) for name in ("code", "type"))
+    text = next((text for name in ("message", "msg", "error", "detail") if (text := as_text(error.get(name)))), "")
+    codes = (as_text(place.get(name)) for place in (error, body) for name in ("code", "type"))
     return Said(
         text=text or quote(json.dumps(body, default=str)),
-        code=next((code for code in codes if code and len(code) <= _MAX_RAW), ""),
-        status=_status(error, body),
-        request_id=_as_text(body.get("request_id"))[:_MAX_RAW],
+        code=next((code for code in codes if code and len(code) <= MAX_RAW), ""),
+        status=status_in((error, body), ("status_code", "http_code", "status", "code")),
+        request_id=as_text(body.get("request_id"))[:MAX_RAW],
     )
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value) if isinstance(value, float) or abs(value) < 10**18 else ""
-    return json.dumps(value, default=str) if isinstance(value, dict | list) and value else ""
-
-
-def _status(error: Mapping[str, object], body: Mapping[str, object]) -> int | None:
-    for place in (error, body):
-        for name in ("status_code", "http_code", "status", "code"):
-            value = _as_text(place.get(name))
-            if value.isdecimal() and value.isascii() and len(value) == 3 and 400 <= int(value) <= 599:
-                return int(value)
-    return None

@@ -22,8 +22,9 @@ from loopforge.drivers.errors import (
 )
 from loopforge.drivers.gemini.calls import Calls
 from loopforge.drivers.gemini.draft import made_here
-from loopforge.drivers.gemini.failures import Asked, explain_inside
+from loopforge.drivers.gemini.failures import explain_inside
 from loopforge.drivers.gemini.usage import counts_something, read_usage
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import is_portable
 from loopforge.drivers.turn import (
     Audio,

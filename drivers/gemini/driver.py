@@ -10,10 +10,11 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from loopforge.drivers.errors import DriverError, TurnRefused
 from loopforge.drivers.gemini.draft import Draft
-from loopforge.drivers.gemini.failures import Asked, explain
+from loopforge.drivers.gemini.failures import explain
 from loopforge.drivers.gemini.profiles import find_profile
 from loopforge.drivers.gemini.reader import GeminiReader
 from loopforge.drivers.gemini.request import answer_tool, build_body
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import to_json
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import JsonObject, Turn

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from loopforge.drivers import limits
-from loopforge.drivers.error_text import page_title, redact
+from loopforge.drivers.error_text import redact
 from loopforge.drivers.errors import (
     ContentFiltered,
     ContextTooLong,
@@ -31,10 +31,7 @@ from loopforge.drivers.errors import (
     WireMismatch,
     quote,
 )
-from loopforge.drivers.json_values import parse_json
-
-_MAX_BODY = 256 * 1024  # of an error's body is read; the rest says nothing new
-_MAX_RAW = 200
+from loopforge.drivers.http_failures import WRONG_ADDRESS, Asked, build_error, read_body, what_happened
 
 _STATUSES: Final[Mapping[str, int]] = {
     "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "OUT_OF_RANGE": 400, "UNAUTHENTICATED": 401,
@@ -92,14 +89,6 @@ _RETRY_IN = re.compile(r"retry in (\d+(?:\.\d+)?)\s*(ms|s)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Whom a turn was sent to, for the error's fields."""
-
-    provider: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
     """An error body, read. `raw`: the most telling of its codes. `daily`: a quota of the day, or one of 0, is meant."""
 
@@ -113,11 +102,7 @@ class Said:
 
 def explain(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:
     """The error that a response with a status other than 200 is."""
-    text = body[:_MAX_BODY].decode("utf-8", "replace")
-    try:
-        said = read(parse_json(text.strip()))
-    except ValueError:
-        said = Said(text=page_title(text))
+    said = read(read_body(body))
     if status < 400:
         found = f"a redirect to {headers.get('location', 'nowhere')}" if status >= 300 else said.text
         what = f"the server answered {status} in place of 200: {quote(found, 200)}"
@@ -177,28 +162,24 @@ def _build(
     if cls in (RateLimited, Overloaded, ProviderUnavailable):
         wait = limits.retry_after(headers)
         wait = said.wait_s if wait is None else wait
-    what = "the provider failed" if cls is ProviderUnavailable else cls.default_what
-    if status is not None:
-        what = f"HTTP {status}" if cls is TurnRefused else f"{what} (HTTP {status})"
-    if said.text:
-        what = f"{what}: {quote(said.text).rstrip('.')}"
     account = cls is PermissionDenied and said.reason in _BY_REASON
-    return cls(
-        asked.provider,
-        redact(what),
-        action=_action(cls, status, said),
+    return build_error(
+        cls,
+        provider=asked.provider,
         model=asked.model,
-        retry_after_s=wait,
+        what=what_happened(cls, status, said.text),
+        action=_action(cls, status, said),
+        wait_s=wait,
         scope="provider" if account else None,
         status=status,
-        raw=redact(said.raw)[:_MAX_RAW],
-        request_id=limits.request_id(headers),
+        raw=said.raw,
+        headers=headers,
     )
 
 
 def _action(cls: type[DriverError], status: int | None, said: Said) -> str:
     if cls is ModelNotFound and status == 404:
-        return "correct the model, or the provider's base_url, in config.toml"
+        return WRONG_ADDRESS
     if cls is TurnRefused and _SIGNATURE.search(said.text):
         return "resend the conversation without the opaque data of its earlier assistant messages"
     return ""

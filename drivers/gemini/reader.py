@@ -13,8 +13,8 @@ from typing import Literal
 from loopforge.drivers.errors import DriverError, StreamBroken, WireMismatch, quote
 from loopforge.drivers.fold import Fold
 from loopforge.drivers.gemini.answer import Answer
-from loopforge.drivers.gemini.failures import Asked
 from loopforge.drivers.gemini.splitter import JsonSplitter
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import parse_json, parse_json_at
 from loopforge.drivers.sse import MAX_EVENT_BYTES, SseReader
 from loopforge.drivers.turn import Delta, Turn

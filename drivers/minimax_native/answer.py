@@ -13,10 +13,11 @@ from typing import Final
 from loopforge.drivers import limits
 from loopforge.drivers.answer_text import AnswerText
 from loopforge.drivers.errors import ContentFiltered, GenerationFailed, WireMismatch, quote
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import is_portable
 from loopforge.drivers.minimax_native.calls import Calls
 from loopforge.drivers.minimax_native.draft import made_here
-from loopforge.drivers.minimax_native.failures import Asked, code_of, explain_inside, flagged, is_error
+from loopforge.drivers.minimax_native.failures import code_of, explain_inside, flagged, is_error
 from loopforge.drivers.minimax_native.thinking import Details, FieldReader, details_text
 from loopforge.drivers.minimax_native.usage import read_usage
 from loopforge.drivers.turn import (

@@ -8,9 +8,10 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from loopforge.drivers.errors import DriverError, TurnRefused
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import to_json
 from loopforge.drivers.minimax_native.draft import Draft
-from loopforge.drivers.minimax_native.failures import Asked, explain
+from loopforge.drivers.minimax_native.failures import explain
 from loopforge.drivers.minimax_native.profiles import find_profile
 from loopforge.drivers.minimax_native.reader import ChatReader
 from loopforge.drivers.minimax_native.request import build_body

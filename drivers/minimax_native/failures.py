@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from loopforge.drivers import limits
-from loopforge.drivers.error_text import CHINA, moment_in, page_title, redact
+from loopforge.drivers.error_text import CHINA, redact
 from loopforge.drivers.errors import (
     ContentFiltered,
     ContextTooLong,
@@ -27,14 +27,20 @@ from loopforge.drivers.errors import (
     RateLimited,
     StreamBroken,
     TurnRefused,
-    WireMismatch,
     quote,
 )
-from loopforge.drivers.json_values import parse_json
-from loopforge.drivers.vendor_codes import MINIMAX_CODES
-
-_MAX_BODY = 256 * 1024  # of an error's body is read; the rest says nothing new
-_MAX_RAW = 200
+from loopforge.drivers.http_failures import (
+    MAX_RAW,
+    WRONG_ADDRESS,
+    Asked,
+    as_text,
+    build_error,
+    not_an_answer,
+    quota_reset_at,
+    read_body,
+    what_happened,
+)
+from loopforge.drivers.vendor_codes import MINIMAX_CODES, minimax_code, minimax_message
 
 _TYPES: Final[Mapping[str, type[DriverError]]] = {
     "rate_limit_error": RateLimited,
@@ -97,14 +103,6 @@ _ACTIONS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Whom a turn was sent to, for the error's fields."""
-
-    provider: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
     """An error body, read. `code`: the vendor's number, "" when there is none. `type`: lower-case."""
 
@@ -116,15 +114,9 @@ class Said:
 
 def explain(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:
     """The error that a response with a status other than 200 is."""
-    text = body[:_MAX_BODY].decode("utf-8", "replace")
-    try:
-        said = read(parse_json(text.strip()))
-    except ValueError:
-        said = Said(text=page_title(text))
+    said = read(read_body(body))
     if status < 400:
-        where = f", a redirect to {quote(headers.get('location', 'nowhere'), 200)}" if 300 <= status < 400 else ""
-        what = f"the server answered {status}{where}: {quote(said.text)}"
-        return WireMismatch(asked.provider, redact(what), model=asked.model, status=status)
+        return not_an_answer(asked.provider, asked.model, status, headers, said.text)
     return _build(asked, classify(status, said) or TurnRefused, status, said, headers)
 
 
@@ -180,33 +172,25 @@ def _build(
     wait = limits.retry_after(headers)
     if wait is None and cls in (RateLimited, Overloaded):
         wait = limits.reset_wait(headers)
-    retries = cls in (RateLimited, Overloaded, ProviderUnavailable, QuotaExhausted)
-    reset_at = moment_in(said.text, zone=CHINA) if cls is QuotaExhausted else None
-    if cls is QuotaExhausted and reset_at is None and wait is not None:
-        now = limits.answered_at(headers)
-        reset_at = None if now is None else now + wait
-    what = "the provider failed" if cls is ProviderUnavailable else cls.default_what
-    if status is not None:
-        what = f"HTTP {status}" if cls is TurnRefused else f"{what} (HTTP {status})"
-    if said.text:
-        what = f"{what}: {quote(said.text).rstrip('.')}"
-    return cls(
-        asked.provider,
-        redact(what),
-        action=_action(cls, status, said),
+    return build_error(
+        cls,
+        provider=asked.provider,
         model=asked.model,
-        retry_after_s=wait if retries else None,
-        reset_at=reset_at,
+        what=what_happened(cls, status, said.text),
+        action=_action(cls, status, said),
+        wait_s=wait,
+        reset_at=quota_reset_at(said.text, headers, wait, zone=CHINA),
         status=status,
-        raw=redact(said.code or said.type)[:_MAX_RAW],
-        request_id=limits.request_id(headers) or redact(said.request_id),
+        raw=said.code or said.type,
+        headers=headers,
+        request_id=redact(said.request_id),
     )
 
 
 def _action(cls: type[DriverError], status: int | None, said: Said) -> str:
     """What to do, where this wire knows it better than the class; "" for the class's own words."""
     if cls is ModelNotFound and status == 404 and not said.code:
-        return "correct the model, or the provider's base_url, in config.toml"
+        return WRONG_ADDRESS
     return _ACTIONS.get(said.code, "")
 
 
@@ -224,9 +208,7 @@ def is_error(body: Mapping[str, object]) -> bool:
 
 def code_of(body: Mapping[str, object]) -> str:
     """The code of its base_resp, "" for none and for 0, whatever the text beside it warns of."""
-    base = body.get("base_resp")
-    code = _as_text(base.get("status_code")) if isinstance(base, Mapping) else ""
-    return "" if code == "0" else code[:_MAX_RAW]
+    return minimax_code(body)[:MAX_RAW]
 
 
 def read(body: object) -> Said:
@@ -234,26 +216,24 @@ def read(body: object) -> Said:
     if isinstance(body, list) and body:
         body = body[0]
     if not isinstance(body, Mapping):
-        return Said(text=_as_text(body))
-    own_id = _as_text(body.get("request_id")) or _as_text(body.get("id"))
+        return Said(text=as_text(body))
+    own_id = as_text(body.get("request_id")) or as_text(body.get("id"))
     if code := code_of(body):
-        base = body["base_resp"]
-        text = _as_text(base.get("status_msg")) if isinstance(base, Mapping) else ""
-        text = f"{text or 'base_resp'} ({code}){_flags(body)}"
-        return Said(text=text, code=code, request_id=own_id[:_MAX_RAW])
+        text = f"{minimax_message(body) or 'base_resp'} ({code}){_flags(body)}"
+        return Said(text=text, code=code, request_id=own_id[:MAX_RAW])
     inner = body.get("error")
     error: Mapping[str, object] = inner if isinstance(inner, Mapping) else body
-    text = next((text for name in ("message", "msg", "error", "detail") if (text := _as_text(error.get(name)))), "")
-    code = _as_text(error.get("code"))
+    text = next((text for name in ("message", "msg", "error", "detail") if (text := as_text(error.get(name)))), "")
+    code = as_text(error.get("code"))
     if not _CODE.fullmatch(code):
         bracketed = _BRACKETED.search(text)
         code = bracketed[1] if bracketed else ""
-    kind = next((name for name in (_as_text(error.get("type")), _as_text(error.get("code"))) if name != "error"), "")
+    kind = next((name for name in (as_text(error.get("type")), as_text(error.get("code"))) if name != "error"), "")
     return Said(
         text=text or quote(json.dumps(body, default=str)),
         code=code,
-        type=kind.lower()[:_MAX_RAW],
-        request_id=own_id[:_MAX_RAW],
+        type=kind.lower()[:MAX_RAW],
+        request_id=own_id[:MAX_RAW],
     )
 
 
@@ -267,11 +247,3 @@ def flagged(body: Mapping[str, object], what: str) -> str:
 
 def _flags(body: Mapping[str, object]) -> str:
     return "".join(f", {what} flagged: {kind}" for what in ("input", "output") if (kind := flagged(body, what)))
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value) if isinstance(value, float) or abs(value) < 10**18 else ""
-    return json.dumps(value, default=str) if isinstance(value, dict | list) and value else ""

@@ -14,9 +14,10 @@ from typing import Final
 from loopforge.drivers import limits
 from loopforge.drivers.answer_text import AnswerText
 from loopforge.drivers.errors import ContentFiltered, DriverError, GenerationFailed, WireMismatch, quote
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import is_portable
 from loopforge.drivers.openai_compatible import echo
-from loopforge.drivers.openai_compatible.failures import Asked, explain_inside, is_error
+from loopforge.drivers.openai_compatible.failures import explain_inside, is_error
 from loopforge.drivers.openai_compatible.reasoning import ReasoningItems, details_text
 from loopforge.drivers.openai_compatible.usage import is_empty, read_usage
 from loopforge.drivers.tool_fragments import ToolCalls

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from loopforge.drivers.errors import DriverError, TurnRefused
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import to_json
 from loopforge.drivers.openai_compatible.draft import Draft
-from loopforge.drivers.openai_compatible.failures import Asked, explain
+from loopforge.drivers.openai_compatible.failures import explain
 from loopforge.drivers.openai_compatible.reader import ChatReader
 from loopforge.drivers.openai_compatible.request import build_body
 from loopforge.drivers.registry import ProviderSettings

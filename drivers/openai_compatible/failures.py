@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC
 
 from loopforge.drivers import limits
-from loopforge.drivers.error_text import CHINA, moment_in, page_title, redact
+from loopforge.drivers.error_text import CHINA, redact
 from loopforge.drivers.errors import (
     ContentFiltered,
     ContextTooLong,
@@ -31,16 +31,27 @@ from loopforge.drivers.errors import (
     WireMismatch,
     quote,
 )
+from loopforge.drivers.http_failures import (
+    MAX_BODY,
+    MAX_RAW,
+    WRONG_ADDRESS,
+    Asked,
+    after_should_retry,
+    as_text,
+    build_error,
+    quota_reset_at,
+    read_body,
+    status_in,
+    what_happened,
+)
 from loopforge.drivers.json_values import parse_json
 from loopforge.drivers.openai_compatible.failure_codes import (
     BY_CODE,
     PASSING,
     WEAK_CODES,
 )
-from loopforge.drivers.vendor_codes import GLM_ACCOUNT_CODES, GLM_CODES, MINIMAX_CODES
+from loopforge.drivers.vendor_codes import GLM_ACCOUNT_CODES, class_of_vendor_code, minimax_code, minimax_message
 
-_MAX_BODY = 256 * 1024  # of an error's body is read; the rest says nothing new
-_MAX_RAW = 200
 _IN_CHINA = frozenset({"glm", "kimi", "minimax", "qwen", "deepseek"})  # times without a zone are theirs
 
 _CONTEXT = re.compile(
@@ -80,16 +91,7 @@ _NO_MONEY = re.compile(
 )
 _BLAMES_REQUEST = re.compile(r"not supported|\brequires\b", re.IGNORECASE)
 _QUOTA_CODE = re.compile(r"_(spend|usage)_limit_exceeded$")
-_BRACKETED = re.compile(r"\((\d{4,5})\)\s*$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Whom a turn was sent to, for the error's fields and for the tables of one vendor."""
-
-    provider: str
-    model: str
-    vendor: str
+_STATUS_NAMES = ("status_code", "raw_status_code", "http_code", "status", "code")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +109,7 @@ class Said:
 
 def explain(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:
     """The error that a response with a status other than 200 is."""
-    text = body[:_MAX_BODY].decode("utf-8", "replace")
-    try:
-        said = read(parse_json(text.strip()))
-    except ValueError:
-        said = Said(text=page_title(text))
+    said = read(read_body(body))
     if 300 <= status < 400 or status < 200:
         what = f"the server answered {status}, a redirect to {quote(headers.get('location', 'nowhere'), 200)}"
         return WireMismatch(asked.provider, redact(what), model=asked.model, status=status)
@@ -132,7 +130,10 @@ def explain_inside(asked: Asked, body: object, headers: Mapping[str, str], *, st
 
 def classify(asked: Asked, status: int, said: Said, headers: Mapping[str, str]) -> type[DriverError] | None:
     """The class of an error; None when nothing tells. `status`: 0 where there is none."""
-    cls = _class_of_vendor_code(asked, said) or _class_of_codes(status, said)
+    cls = class_of_vendor_code(
+        asked.vendor, said.text, base_resp=said.minimax, codes=said.codes, too_long=_CONTEXT, no_model=_NO_MODEL
+    )
+    cls = cls or _class_of_codes(status, said)
     if cls is None:
         if status:
             cls = _class_of_status(status, said)
@@ -142,29 +143,7 @@ def classify(asked: Asked, status: int, said: Said, headers: Mapping[str, str]) 
             return ContextTooLong
         else:
             return None
-    should_retry = headers.get("x-should-retry", "").lower()
-    if should_retry == "false" and cls is RateLimited:
-        return QuotaExhausted
-    if should_retry == "false" and cls in (Overloaded, ProviderUnavailable):
-        return TurnRefused
-    if should_retry == "true" and cls is TurnRefused:
-        return ProviderUnavailable
-    return cls
-
-
-def _class_of_vendor_code(asked: Asked, said: Said) -> type[DriverError] | None:
-    """By the tables of GLM and MiniMax, whose numbers say more than the status they come with."""
-    code = said.minimax
-    if not code and asked.vendor == "minimax" and (bracketed := _BRACKETED.search(said.text)):
-        code = bracketed[1]
-    if code:
-        cls = MINIMAX_CODES.get(code)
-        if cls is TurnRefused and _CONTEXT.search(said.text):
-            return ContextTooLong
-        return ModelNotFound if cls is TurnRefused and _NO_MODEL.search(said.text) else cls
-    if asked.vendor in ("glm", "generic"):
-        return next((GLM_CODES[code] for code in said.codes if code in GLM_CODES), None)
-    return None
+    return after_should_retry(cls, headers)
 
 
 def _class_of_codes(status: int, said: Said) -> type[DriverError] | None:
@@ -234,34 +213,25 @@ def _build(
             inner = {**headers, **said.headers}
             wait = limits.retry_after(inner)
             wait = limits.reset_wait(inner) if wait is None else wait
-    retries = cls in (RateLimited, Overloaded, ProviderUnavailable, QuotaExhausted)
     zone = CHINA if asked.vendor in _IN_CHINA else UTC
-    reset_at = moment_in(said.text, zone=zone) if cls is QuotaExhausted else None
-    if cls is QuotaExhausted and reset_at is None and wait is not None:
-        now = limits.answered_at(headers)
-        reset_at = None if now is None else now + wait
-    what = "the provider failed" if cls is ProviderUnavailable else cls.default_what
-    if status is not None:
-        what = f"HTTP {status}" if cls is TurnRefused else f"{what} (HTTP {status})"
-    if said.text:
-        what = f"{what}: {quote(said.text).rstrip('.')}"
-    return cls(
-        asked.provider,
-        redact(what),
-        action=_action(cls, status),
+    return build_error(
+        cls,
+        provider=asked.provider,
         model=asked.model,
-        retry_after_s=wait if retries else None,
-        reset_at=reset_at,
+        what=what_happened(cls, status, said.text),
+        action=_action(cls, status),
+        wait_s=wait,
+        reset_at=quota_reset_at(said.text, headers, wait, zone=zone),
         scope="provider" if cls is PermissionDenied and said.raw in GLM_ACCOUNT_CODES else None,
         status=status,
-        raw=redact(said.raw)[:_MAX_RAW],
-        request_id=limits.request_id(headers),
+        raw=said.raw,
+        headers=headers,
     )
 
 
 def _action(cls: type[DriverError], status: int | None) -> str:
     if cls is ModelNotFound and status == 404:
-        return "correct the model, or the provider's base_url, in config.toml"
+        return WRONG_ADDRESS
     return ""
 
 
@@ -270,7 +240,7 @@ def _action(cls: type[DriverError], status: int | None) -> str:
 
 def is_error(body: Mapping[str, object]) -> bool:
     """Whether JSON inside a 200 is an error: it says so, or it is none of an answer and carries an error's members."""
-    if body.get("error") or body.get("object") == "error" or _minimax_code(body):
+    if body.get("error") or body.get("object") == "error" or minimax_code(body):
         return True
     if body.get("choices") or body.get("usage"):
         return False
@@ -282,17 +252,15 @@ def read(body: object) -> Said:
     if isinstance(body, list) and body:  # Google's endpoint: an array with one object
         body = body[0]
     if not isinstance(body, Mapping):
-        return Said(text=_as_text(body))
-    if code := _minimax_code(body):
-        base = body["base_resp"]
-        text = _as_text(base.get("status_msg")) if isinstance(base, Mapping) else ""
-        return Said(text=text or f"base_resp {code}", raw=code, minimax=code)
+        return Said(text=as_text(body))
+    if code := minimax_code(body):
+        return Said(text=minimax_message(body) or f"base_resp {code}", raw=code, minimax=code)
     inner = body.get("error")
     if isinstance(inner, list) and inner:
         inner = inner[0]
     error: Mapping[str, object] = inner if isinstance(inner, Mapping) else body
     text = next(
-        (text for name in ("message", "msg", "error", "detail", "error_msg") if (text := _as_text(error.get(name)))), ""
+        (text for name in ("message", "msg", "error", "detail", "error_msg") if (text := as_text(error.get(name)))), ""
     )
     metadata = error.get("metadata")
     upstream = _upstream(metadata)
@@ -306,54 +274,28 @@ def read(body: object) -> Said:
     if isinstance(parameter, str) and parameter and parameter not in text:
         text = f"{text} (param {parameter})"
     if isinstance(details := error.get("details"), list) and details:
-        text = f"{text}; {quote(_as_text(details), 200)}"
+        text = f"{text}; {quote(as_text(details), 200)}"
     failed = error.get("failed_generation")
     if isinstance(failed, str) and failed:
         text = f"{text}; the model wrote {quote(failed, 200)}"
     return Said(
         text=text or quote(json.dumps(body, default=str)),
         codes=codes,
-        raw=next((code for code in (_as_text(error.get("code")), _as_text(error.get("type"))) if code), ""),
-        status=_status(error, body),
+        raw=next((code for code in (as_text(error.get("code")), as_text(error.get("type"))) if code), ""),
+        status=status_in((error, body), _STATUS_NAMES),
         headers=_lower_headers(metadata),
         moderated=isinstance(metadata, Mapping) and bool(metadata.get("reasons")),
     )
 
 
-def _as_text(value: object) -> str:
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value) if isinstance(value, float) or abs(value) < 10**18 else ""
-    return json.dumps(value, default=str) if isinstance(value, dict | list) and value else ""
-
-
 def _codes(error: Mapping[str, object], body: Mapping[str, object]) -> tuple[str, ...]:
     found = (
-        _as_text(error.get("code")),
-        _as_text(error.get("type")),
-        _as_text(error.get("status")),
-        _as_text(body.get("code")),
+        as_text(error.get("code")),
+        as_text(error.get("type")),
+        as_text(error.get("status")),
+        as_text(body.get("code")),
     )
-    return tuple(dict.fromkeys(code.lower() for code in found if code and len(code) <= _MAX_RAW))
-
-
-def _status(error: Mapping[str, object], body: Mapping[str, object]) -> int | None:
-    """An HTTP status that the body itself names; a vendor's own number outside 400..599 is none."""
-    for place in (error, body):
-        for name in ("status_code", "raw_status_code", "http_code", "status", "code"):
-            value = _as_text(place.get(name))
-            if value.isdecimal() and len(value) == 3 and 400 <= int(value) <= 599:
-                return int(value)
-    return None
-
-
-def _minimax_code(body: Mapping[str, object]) -> str:
-    base = body.get("base_resp")
-    if not isinstance(base, Mapping):
-        return ""
-    code = _as_text(base.get("status_code"))
-    return "" if code in ("", "0") else code
+    return tuple(dict.fromkeys(code.lower() for code in found if code and len(code) <= MAX_RAW))
 
 
 def _upstream(metadata: object) -> Said | None:
@@ -364,7 +306,7 @@ def _upstream(metadata: object) -> Said | None:
     if not isinstance(raw, str) or not raw.strip():
         return None
     try:
-        parsed = parse_json(raw[:_MAX_BODY].strip())
+        parsed = parse_json(raw[:MAX_BODY].strip())
     except ValueError:
         return Said(text=quote(raw))
     if isinstance(parsed, Mapping) and isinstance(parsed.get("error"), Mapping):

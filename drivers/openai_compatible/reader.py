@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from loopforge.drivers.answer_body import AnswerBody
 from loopforge.drivers.errors import DriverError, StreamBroken, WireMismatch, quote
 from loopforge.drivers.fold import Fold
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import parse_json
 from loopforge.drivers.openai_compatible.answer import Answer
-from loopforge.drivers.openai_compatible.failures import Asked, explain_inside, is_error
+from loopforge.drivers.openai_compatible.failures import explain_inside, is_error
 from loopforge.drivers.sse import SseEvent
 from loopforge.drivers.turn import Delta, Turn
 from loopforge.drivers.vendors import Profile

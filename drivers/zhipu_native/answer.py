@@ -12,6 +12,7 @@ from typing import Final
 from loopforge.drivers import limits
 from loopforge.drivers.answer_text import AnswerText
 from loopforge.drivers.errors import ContentFiltered, DriverError, GenerationFailed, WireMismatch, quote
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import is_portable
 from loopforge.drivers.tool_fragments import ToolCalls
 from loopforge.drivers.turn import (
@@ -31,7 +32,7 @@ from loopforge.drivers.turn import (
     WholePart,
 )
 from loopforge.drivers.zhipu_native.draft import made_here
-from loopforge.drivers.zhipu_native.failures import Asked, explain_inside, is_error
+from loopforge.drivers.zhipu_native.failures import explain_inside, is_error
 from loopforge.drivers.zhipu_native.messages import REASONING, TAGS
 from loopforge.drivers.zhipu_native.usage import read_usage
 

@@ -8,12 +8,13 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from loopforge.drivers.errors import DriverError, TurnRefused
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import to_json
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import JsonObject, Turn
 from loopforge.drivers.wire import HttpRequest
 from loopforge.drivers.zhipu_native.draft import Draft
-from loopforge.drivers.zhipu_native.failures import Asked, explain
+from loopforge.drivers.zhipu_native.failures import explain
 from loopforge.drivers.zhipu_native.profiles import find_profile
 from loopforge.drivers.zhipu_native.reader import ZhipuReader
 from loopforge.drivers.zhipu_native.request import build_body

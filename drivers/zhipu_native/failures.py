@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from loopforge.drivers import limits
-from loopforge.drivers.error_text import CHINA, moment_in, page_title, redact
+from loopforge.drivers.error_text import CHINA, redact
 from loopforge.drivers.errors import (
     ContextTooLong,
     CredentialsRejected,
@@ -30,11 +30,9 @@ from loopforge.drivers.errors import (
     WireMismatch,
     quote,
 )
-from loopforge.drivers.json_values import parse_json
+from loopforge.drivers.http_failures import WRONG_ADDRESS, Asked, build_error, quota_reset_at, read_body, what_happened
 from loopforge.drivers.vendor_codes import GLM_ACCOUNT_CODES, GLM_CODES
 
-_MAX_BODY = 256 * 1024  # of an error's body is read; the rest says nothing new
-_MAX_RAW = 200
 _FAILED_CALL = "1200"  # of the provider with a 5xx, of the request with a 4xx
 _REUSED_ID = "1231"
 _BY_STATUS: Final[Mapping[int, type[DriverError]]] = {
@@ -56,14 +54,6 @@ _NO_MODEL = re.compile(r"unknown model|model (does )?not (exist|found)", re.IGNO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Who was asked, as errors and opaque data name it."""
-
-    provider: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
     """An error body, read. `status`: an HTTP status that it names where a code should be, 0 for none."""
 
@@ -74,11 +64,7 @@ class Said:
 
 def explain(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:
     """The error that a response with a status other than 200 is."""
-    text = body[:_MAX_BODY].decode("utf-8", "replace")
-    try:
-        said = read(parse_json(text.strip()))
-    except ValueError:
-        said = Said(text=page_title(text))
+    said = read(read_body(body))
     if status < 400:
         found = f"a redirect to {headers.get('location', 'nowhere')}" if status >= 300 else said.text
         what = f"the server answered {status} in place of 200: {quote(found, 200)}"
@@ -121,30 +107,19 @@ def _build(
     asked: Asked, cls: type[DriverError], status: int | None, said: Said, headers: Mapping[str, str]
 ) -> DriverError:
     wait = limits.retry_after(headers)
-    reset_at = None
-    if cls is QuotaExhausted:
-        reset_at = moment_in(said.text, zone=CHINA)
-        now = limits.answered_at(headers)
-        if reset_at is None and wait is not None and now is not None:
-            reset_at = now + wait
-    what = "the provider failed" if cls is ProviderUnavailable else cls.default_what
-    if status is not None:
-        what = f"HTTP {status}" if cls is TurnRefused else f"{what} (HTTP {status})"
-    if said.text:
-        what = f"{what}: {quote(said.text).rstrip('.')}"
     account = cls is PermissionDenied and said.code in GLM_ACCOUNT_CODES
-    retries = cls in (RateLimited, Overloaded, ProviderUnavailable, QuotaExhausted)
-    return cls(
-        asked.provider,
-        redact(what),
-        action=_action(cls, status, said),
+    return build_error(
+        cls,
+        provider=asked.provider,
         model=asked.model,
-        retry_after_s=wait if retries else None,
-        reset_at=reset_at,
+        what=what_happened(cls, status, said.text),
+        action=_action(cls, status, said),
+        wait_s=wait,
+        reset_at=quota_reset_at(said.text, headers, wait, zone=CHINA),
         scope="provider" if account else None,
         status=status,
-        raw=redact(said.code)[:_MAX_RAW],
-        request_id=limits.request_id(headers),
+        raw=said.code,
+        headers=headers,
     )
 
 
@@ -152,7 +127,7 @@ def _action(cls: type[DriverError], status: int | None, said: Said) -> str:
     if said.code == _REUSED_ID:
         return "send the turn with another request_id, or without one"
     if cls is ModelNotFound and status == 404:
-        return "correct the model, or the provider's base_url, in config.toml"
+        return WRONG_ADDRESS
     return ""
 
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from loopforge.drivers.answer_body import AnswerBody
 from loopforge.drivers.errors import DriverError, StreamBroken, WireMismatch, quote
 from loopforge.drivers.fold import Fold
+from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import parse_json
 from loopforge.drivers.sse import SseEvent
 from loopforge.drivers.turn import Delta, Turn
 from loopforge.drivers.zhipu_native.answer import Answer
-from loopforge.drivers.zhipu_native.failures import Asked, explain_inside, is_error
+from loopforge.drivers.zhipu_native.failures import explain_inside, is_error
 
 _KEEP_ALIVE_EVENTS = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
 
