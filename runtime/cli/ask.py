@@ -51,8 +51,8 @@ All of it: pydoc loopforge.runtime.turn_json
 
 \b
 Exit codes: 0 done; 1 failed, or cancelled by somebody else; 2 wrong usage or
-input; 75 try later: rate limit, quota, full queue, provider or service away;
-78 bad configuration; 130 Ctrl-C.
+input; 75 try later: rate limit, quota, full queue, full disk, provider or
+service away; 78 bad configuration; 130 Ctrl-C.
 """
 
 

@@ -129,10 +129,16 @@ def _code_of_known(exc: BaseException) -> int | None:
     if "loopforge.runtime.errors.BadConfig" in names:
         return exits.BAD_CONFIG
     if "loopforge.drivers.errors.TurnError" in names:
-        return exits.TRY_LATER if type(exc).__name__ in _PASSING else exits.FAILED
+        return exits.TRY_LATER if _may_pass(exc) else exits.FAILED
     if "loopforge.runtime.config.paths.UnusablePath" in names:
         return exits.BAD_CONFIG
     return None
+
+
+def _may_pass(exc: BaseException) -> bool:
+    """A journal that cannot write names a time to try again when its disk, and no bug of ours, is why."""
+    name = type(exc).__name__
+    return name in _PASSING or (name == "JournalFailed" and getattr(exc, "retry_after_s", None) is not None)
 
 
 def _report_unexpected(exc: BaseException) -> int:

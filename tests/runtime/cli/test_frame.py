@@ -18,7 +18,7 @@ from loopforge.drivers.errors import CredentialsRejected, Overloaded
 from loopforge.runtime.cli import exits, frame
 from loopforge.runtime.config.paths import UnusablePath
 from loopforge.runtime.config.values import Problem
-from loopforge.runtime.errors import BadConfig, Draining, NoRoute, QueueFull
+from loopforge.runtime.errors import BadConfig, Draining, JournalFailed, NoRoute, QueueFull
 from tests.runtime.cli.running import LOOPFORGE, environment, loopforge, loopforge_here, succeed
 
 HEAVY = {"trio", "httpx2", "httpcore2", "h11", "pydantic", "rich", "tomli", "tomlkit", "msgpack", "hypothesis"}
@@ -127,6 +127,8 @@ def test_a_command_that_this_version_lacks_breaks_nothing(capsys: pytest.Capture
         (NoRoute(what="no route"), exits.FAILED, "Error: no route; see 'loopforge config show'"),
         (CredentialsRejected("p"), exits.FAILED, "Error: p: the provider rejected the API key; set the key"),
         (QueueFull("p", retry_after_s=3), exits.TRY_LATER, "post the turn again in about 3 s"),
+        (JournalFailed(what="disk full", retry_after_s=5.0), exits.TRY_LATER, "Error: disk full"),
+        (JournalFailed(what="its thread"), exits.FAILED, "Error: its thread"),
         (Overloaded("p"), exits.TRY_LATER, "Error: p: the provider is overloaded"),
         (ExceptionGroup("", [ExceptionGroup("", [Draining()])]), exits.TRY_LATER, "Error: the service is stopping"),
         (BadConfig(what="line 3"), exits.BAD_CONFIG, "Error: line 3"),
