@@ -19,7 +19,7 @@ from pathlib import Path
 import trio
 
 from loopforge.drivers.errors import TurnError
-from loopforge.drivers.turn import Cancelled, Done, Event, Failed, Outcome, Turn
+from loopforge.drivers.turn import Accepted, Cancelled, Done, Event, Failed, Outcome, Turn
 from loopforge.runtime.cli.answer import Printer
 from loopforge.runtime.cli.outlet import Outlet, standard_streams
 from loopforge.runtime.client import Runtime, connect, open_runtime
@@ -61,6 +61,8 @@ class Conversation:
     outlet: Outlet = field(init=False)
     _signal: int = field(default=0, init=False)
     _stopped: bool = field(default=False, init=False)
+    _accepted: bool = field(default=False, init=False)
+    _in_service: bool = field(default=False, init=False)
     _outcome: Outcome | None = field(default=None, init=False)
     _everything: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
     _following: trio.CancelScope | None = field(default=None, init=False)
@@ -81,7 +83,7 @@ class Conversation:
                 if self._stopped:
                     with trio.move_on_after(LAST_WORDS_S):
                         if self._everything.cancelled_caught:
-                            await self._end(Cancelled("interrupted"))
+                            await self._end(Cancelled(self._why_stopped()))
                         await self.outlet.wait_drained()
                 nursery.cancel_scope.cancel()
         return Ending(self._outcome, self._signal, self.outlet.error)
@@ -103,9 +105,18 @@ class Conversation:
             async for event in events:
                 match event:
                     case Done() | Failed() | Cancelled():
+                        self._tell_of_retry(event)
                         await self._end(event)
                     case _:
+                        self._accepted = self._accepted or isinstance(event, Accepted)
                         await self._show(event)
+
+    def _tell_of_retry(self, outcome: Outcome) -> None:
+        """Whoever asks again under an id gets this very outcome again, perhaps of yesterday: said, for it looks new."""
+        kept = self.turn.id and self._accepted and self._in_service
+        if kept and not isinstance(outcome, Done):
+            again = "the same command with --retry tries it again"
+            self._note(f"what follows is kept under the id {self.turn.id}; {again}")
 
     async def _leave(self, runtime: Runtime, events: EventStream) -> None:
         """We were stopped: cancel the turn and wait a little for the word that it is."""
@@ -114,12 +125,12 @@ class Conversation:
             return
         with trio.move_on_after(CANCEL_S):
             with contextlib.suppress(TurnError):  # its outcome is on the way already
-                await runtime.cancel(events.id, "interrupted")
+                await runtime.cancel(events.id, self._why_stopped())
             async for event in events:
                 if isinstance(event, Done | Failed | Cancelled):
                     await self._end(event)
         if self._outcome is None:
-            await self._end(Cancelled("interrupted; nobody has confirmed it so far"))
+            await self._end(Cancelled(f"{self._why_stopped()}; nobody has confirmed it so far"))
 
     async def _end(self, outcome: Outcome) -> None:
         if self._outcome is None:
@@ -141,6 +152,10 @@ class Conversation:
         await self.outlet.ended.wait()
         self._stop()
 
+    def _why_stopped(self) -> str:
+        """For the turn's own record, where somebody else may read it."""
+        return "interrupted" if self._signal else "whoever read the answer went away"
+
     def _stop(self) -> None:
         """The first time leave the turn in good order; the second time, or when there is none, leave at once."""
         self._stopped = True
@@ -160,6 +175,7 @@ class Conversation:
                 async with connect(self.socket, reconnect_s=self.reconnect_s, on_lost=self._lost) as runtime:
                     chosen = await self._serves_this(runtime)
                     if chosen:
+                        self._in_service = True
                         connecting.deadline = math.inf
                         yield runtime
             except ConnectionLost as exc:

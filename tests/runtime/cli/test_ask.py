@@ -396,6 +396,20 @@ def test_a_terminal_that_stands_still_does_not_keep_ctrl_c_from_working(service:
     assert "still" not in live_ids(service)
 
 
+def test_an_outcome_that_is_kept_is_named_as_one_where_an_id_was_chosen(service: Service) -> None:
+    """Asked again under the id, the outcome of an hour ago is given once more: nothing was tried, and --retry would."""
+    again = "Note: what follows is kept under the id ended; the same command with --retry tries it again\n"
+    with asking(service.home, "--model", "slow", "--json", "--id", "ended", "hi") as ask:
+        ask.wait_for('"text"')
+        assert loopforge(service.home, "cancel", "ended").returncode == 0
+        assert (ask.wait(), again in ask.err) == (1, True)
+    stored = loopforge(service.home, "ask", "--model", "slow", "--id", "ended", "hi")
+    assert (stored.returncode, stored.stdout) == (1, "")
+    assert stored.stderr == f"{again}Cancelled: cancelled with 'loopforge cancel'\n"
+    other = loopforge(service.home, "ask", "--model", "slow", "--id", "ended", "not the same")
+    assert "Note" not in other.stderr, "it is another turn, and nothing is kept of it"
+
+
 def test_a_detached_turn_outlives_ctrl_c(service: Service, tmp_path: Path) -> None:
     turn = {"messages": [{"role": "user", "content": "hi"}], "provider": "slow", "detached": True, "id": "apart"}
     (tmp_path / "turn.json").write_text(json.dumps(turn))
@@ -424,6 +438,8 @@ def test_a_reader_that_leaves_cancels_the_turn_without_a_word(service: Service, 
     _, said = ask.communicate(timeout=30)
     assert (ask.returncode, said) == (1, "")
     assert f"pipe{arguments}" not in live_ids(service)
+    shown = loopforge_here(service.home, "turns", "show", f"pipe{arguments}").stdout
+    assert "because   whoever read the answer went away\n" in shown
 
 
 def test_a_disk_without_room_is_an_error(service: Service) -> None:
