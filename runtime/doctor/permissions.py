@@ -49,7 +49,7 @@ def _home(home: Path, uid: int) -> Iterator[Finding]:
     if not stat.S_ISDIR(found.st_mode):
         yield error("permissions", f"{home} is not a folder", "remove it, or set LOOPFORGE_HOME to another place")
         return
-    if not os.access(home, os.W_OK | os.X_OK):
+    if not os.access(home, os.W_OK | os.X_OK) and not _is_read_only(home):
         yield error("permissions", f"this account may not write into {home}", f"sudo chown -R $USER {home}")
     yield from _owner(home, found, uid)
     if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
@@ -108,6 +108,14 @@ def _look(path: Path) -> os.stat_result | None:
 def _nearest(path: Path) -> Path:
     """The deepest folder above `path` that exists."""
     return next((parent for parent in path.parents if _look(parent) is not None), Path("/"))
+
+
+def _is_read_only(path: Path) -> bool:
+    """Its whole file system: no owner or mode would help, and the check of the disk says so."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _mode(found: os.stat_result) -> str:

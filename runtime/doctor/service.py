@@ -59,6 +59,11 @@ def _running(service: Service, path: Path, config: Config | None) -> Iterator[Fi
         yield warn("service", what, "let it read the file again: loopforge reload")
     if told.get("draining"):
         yield warn("service", "the service is draining: it takes no new turns", "wait for its end, then start it again")
+    journal = told.get("journal", {})
+    if problem := journal.get("problem"):
+        folder = Path(str(journal.get("path", "journal"))).parent
+        what = f"the service refuses new turns: its journal cannot write ({problem})"
+        yield error("service", what, f"free space on the disk of {folder}; {_RESTART} if turns stay refused then")
     for provider in told.get("providers", []):
         if provider.get("state") == "down":
             name, reason = str(provider.get("name")), str(provider.get("down_reason", ""))

@@ -105,6 +105,14 @@ def test_what_is_wrong_with_a_running_service_is_a_warning(changes: dict[str, An
     assert (status, said.startswith(what), next_step.startswith(step)) == ("warn", True, True), said
 
 
+def test_a_service_that_refuses_turns_because_its_journal_cannot_write_is_an_error() -> None:
+    journal = {"problem": "database or disk is full", "path": "/srv/agents/journal/journal.db"}
+    ((status, said, next_step),) = service(journal=journal)
+    assert (status, said.endswith("its journal cannot write (database or disk is full)")) == ("error", True)
+    assert next_step.startswith("free space on the disk of /srv/agents/journal;")
+    assert service(journal={**journal, "problem": ""}) == []
+
+
 @pytest.mark.parametrize(
     ("text", "places"),
     [

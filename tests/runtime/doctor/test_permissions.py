@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 from collections.abc import Callable
@@ -15,6 +16,10 @@ from loopforge.runtime.doctor.permissions import Places, judge_permissions
 
 ALONE = RuntimeSettings()
 OTHER = os.getuid() + 4242
+
+
+MS_RDONLY = 1
+"""<sys/mount.h>"""
 
 
 @pytest.fixture
@@ -82,6 +87,20 @@ def test_what_stands_where_a_folder_or_socket_should_is_told(places: Places, tmp
     found = look(Places(home=file, config=places.config, socket=file))
     assert [each.what for each in found] == [f"{file} is not a folder", f"{file} is no socket"]
     assert all(each.status == "error" and each.next_step for each in found)
+
+
+def test_no_owner_is_to_be_changed_where_the_whole_file_system_is_read_only(tmp_path: Path) -> None:
+    """chown fails there as well; the check of the disk says what to do."""
+    tmp_path.chmod(0o700)
+    home, libc = tmp_path / "home", ctypes.CDLL(None, use_errno=True)
+    home.mkdir()
+    if os.geteuid() != 0 or libc.mount(b"tmpfs", os.fsencode(home), b"tmpfs", MS_RDONLY, b"size=1m,mode=700") != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        (found,) = look(Places(home=home, config=home / "config.toml", socket=home / "run" / "s"))
+        assert found.status == "ok"
+    finally:
+        assert libc.umount2(os.fsencode(home), 2) == 0  # MNT_DETACH
 
 
 def test_a_home_that_is_not_there_yet_is_fine_where_it_can_be_made(places: Places, tmp_path: Path) -> None:
