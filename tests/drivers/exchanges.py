@@ -55,6 +55,10 @@ class Outcome:
     partial: Message | None = None
     events: int = 0
 
+    @property
+    def error_class(self) -> str:
+        return str(self.error["class"]) if self.error else ""
+
 
 @cache
 def recordings(kind: str) -> tuple[Exchange, ...]:

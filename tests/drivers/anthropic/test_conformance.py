@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from loopforge.drivers.turn import Finished, Message, OpaquePart, Reply, Text, Thinking, ToolCall
+from loopforge.drivers.turn import Message, OpaquePart, Text, Thinking, ToolCall
+from loopforge.drivers.wire import Driver
 from tests.drivers.anthropic.asking import KIND, driver_for
 from tests.drivers.anthropic.oracle import Verdict, interpret
-from tests.drivers.exchanges import Exchange, cut_differently, read, recordings
-from tests.recorded import MISSING
-
-LINES = 294
-EXCEPTIONS: dict[str, str] = {}
-"""Recordings in which the reader is right and the oracle is not, with the reason."""
-
-each_recording = pytest.mark.parametrize(
-    "exchange",
-    recordings(KIND) or [pytest.param(None, marks=pytest.mark.skip(reason=MISSING))],
-    ids=lambda exchange: exchange.id if exchange else "none",
-)
+from tests.drivers.exchanges import Exchange, Outcome, recordings
+from tests.suites.conformance import ConformanceSuite
 
 
 def kept_blocks(message: Message) -> tuple[Any, ...]:
@@ -44,66 +33,29 @@ def kept_blocks(message: Message) -> tuple[Any, ...]:
     return tuple({name: value for name, value in block.items() if value not in (None, [])} for block in blocks)
 
 
-def verdict_of(reply: Reply | None, error_class: str) -> Verdict:
-    """The reply in the oracle's words."""
-    if reply is None:
-        return Verdict(error=error_class)
-    usage = reply.usage
-    return Verdict(
-        text=reply.text,
-        thinking=reply.message.thinking,
-        calls=tuple((call.id, call.name, call.parsed) for call in reply.tool_calls),
-        kept=kept_blocks(reply.message),
-        finish=reply.finish,
-        usage=(usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning),
-        model=reply.model_reported,
-    )
+class TestConformance(ConformanceSuite):
+    kind = KIND
+    exchanges = recordings(KIND)
+    recorded = 294
+    cut_by_the_network = 4
 
+    def driver_for(self, exchange: Exchange) -> Driver:
+        return driver_for(exchange.vendor)
 
-def differences(exchange: Exchange) -> dict[str, tuple[object, object]]:
-    """Members in which the reader and the oracle differ. An error's verdict is its class alone."""
-    outcome = read(driver_for(exchange.vendor), exchange)
-    expected = interpret(exchange.status, exchange.body)
-    got = verdict_of(outcome.reply, str((outcome.error or {}).get("class", "")))
-    if expected.error or got.error:
-        return {} if expected.error == got.error else {"error": (got.error, expected.error)}
-    names = Verdict.__dataclass_fields__
-    return {
-        name: (getattr(got, name), getattr(expected, name))
-        for name in names
-        if getattr(got, name) != getattr(expected, name)
-    }
+    def second_reading(self, exchange: Exchange) -> Verdict:
+        return interpret(exchange.status, exchange.body)
 
-
-@each_recording
-def test_the_reply_is_what_a_second_reading_says(exchange: Exchange) -> None:
-    found = differences(exchange)
-    if exchange.id in EXCEPTIONS:
-        assert found, f"the exception {EXCEPTIONS[exchange.id]!r} is no longer needed"
-    else:
-        assert found == {}
-
-
-@each_recording
-def test_a_recording_reads_the_same_at_every_cut(exchange: Exchange) -> None:
-    assert cut_differently(driver_for(exchange.vendor), exchange) == []
-
-
-@each_recording
-def test_a_reply_finishes_once_with_ids_that_tell_its_calls_apart_and_warns_of_its_emptiness_alone(
-    exchange: Exchange,
-) -> None:
-    outcome = read(driver_for(exchange.vendor), exchange)
-    if outcome.reply is not None:
-        assert sum(isinstance(delta, Finished) for delta in outcome.deltas) == 1
-        ids = [call.id for call in outcome.reply.tool_calls]
-        assert all(ids)
-        assert len(set(ids)) == len(ids)
-        assert set(outcome.reply.warnings) <= {"empty answer"}
-
-
-@pytest.mark.skipif(not recordings(KIND), reason=MISSING)
-def test_all_recordings_are_here_and_every_exception_is_one_of_them() -> None:
-    assert len(recordings(KIND)) == LINES
-    assert {exchange.id for exchange in recordings(KIND)} >= EXCEPTIONS.keys()
-    assert sum(bool(exchange.chunk_sizes) for exchange in recordings(KIND)) == 4
+    def verdict_of(self, outcome: Outcome) -> Verdict:
+        reply = outcome.reply
+        if reply is None:
+            return Verdict(error=outcome.error_class)
+        usage = reply.usage
+        return Verdict(
+            text=reply.text,
+            thinking=reply.message.thinking,
+            calls=tuple((call.id, call.name, call.parsed) for call in reply.tool_calls),
+            kept=kept_blocks(reply.message),
+            finish=reply.finish,
+            usage=(usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning),
+            model=reply.model_reported,
+        )

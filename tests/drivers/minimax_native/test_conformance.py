@@ -12,23 +12,14 @@ import pytest
 from loopforge.drivers.simulator.minimax_native import WIRE
 from loopforge.drivers.simulator.profile import Profile, ScriptedCall
 from loopforge.drivers.simulator.wires import Asked, Call
-from loopforge.drivers.turn import Finished, Reply, user
-from tests.drivers.exchanges import Exchange, cut_differently, read, recordings, sdk_replies
+from loopforge.drivers.turn import Reply, user
+from tests.drivers.exchanges import Exchange, Outcome, cut_differently, read, recordings, sdk_replies
 from tests.drivers.minimax_native.asking import KIND, LOOK, M2, M3, as_json, ask, driver_for
 from tests.drivers.minimax_native.oracle import Verdict, interpret
 from tests.recorded import MISSING
-
-EXCEPTIONS: dict[str, str] = {}
-"""Answers in which the reader is right and the oracle is not, with the reason."""
+from tests.suites.conformance import ConformanceSuite
 
 ANSWERS = (*recordings(KIND), *sdk_replies(KIND))
-each_answer = pytest.mark.parametrize(
-    "exchange",
-    ANSWERS or [pytest.param(None, marks=pytest.mark.skip(reason=MISSING))],
-    ids=lambda exchange: exchange.id if exchange else "none",
-)
-
-
 each_stream = pytest.mark.parametrize(
     "exchange",
     [exchange for exchange in ANSWERS if exchange.stream and b'"delta"' in exchange.body]
@@ -64,62 +55,42 @@ def simulated() -> list[Exchange]:
     return found
 
 
-def verdict_of(reply: Reply | None, error_class: str) -> Verdict:
-    """The reply in the oracle's words."""
-    if reply is None:
-        return Verdict(error=error_class)
-    usage = reply.usage
-    return Verdict(
-        text=reply.text,
-        thinking=reply.message.thinking,
-        calls=tuple((call.id, call.name, call.parsed) for call in reply.tool_calls),
-        finish=reply.finish,
-        usage=(usage.input, usage.output, usage.cache_read, usage.reasoning),
-        model=reply.model_reported,
-    )
+class TestConformance(ConformanceSuite):
+    kind = KIND
+    driver = driver_for()
+    exchanges = ANSWERS
+    recorded = 3
+    written = 20
 
+    def may_warn(self, reply: Reply) -> set[str]:
+        del reply
+        return set()
 
-def differences(exchange: Exchange) -> dict[str, tuple[object, object]]:
-    """Members in which the reader and the oracle differ. An error's verdict is its class alone."""
-    outcome = read(driver_for(), exchange)
-    expected = interpret(exchange.status, exchange.body)
-    got = verdict_of(outcome.reply, str((outcome.error or {}).get("class", "")))
-    if expected.error or got.error:
-        return {} if expected.error == got.error else {"error": (got.error, expected.error)}
-    names = Verdict.__dataclass_fields__
-    return {
-        name: (getattr(got, name), getattr(expected, name))
-        for name in names
-        if getattr(got, name) != getattr(expected, name)
-    }
+    def second_reading(self, exchange: Exchange) -> Verdict:
+        return interpret(exchange.status, exchange.body)
 
+    def verdict_of(self, outcome: Outcome) -> Verdict:
+        reply = outcome.reply
+        if reply is None:
+            return Verdict(error=outcome.error_class)
+        usage = reply.usage
+        return Verdict(
+            text=reply.text,
+            thinking=reply.message.thinking,
+            calls=tuple((call.id, call.name, call.parsed) for call in reply.tool_calls),
+            finish=reply.finish,
+            usage=(usage.input, usage.output, usage.cache_read, usage.reasoning),
+            model=reply.model_reported,
+        )
 
-@each_answer
-def test_the_reply_is_what_a_second_reading_says(exchange: Exchange) -> None:
-    found = differences(exchange)
-    if exchange.id in EXCEPTIONS:
-        assert found, f"the exception {EXCEPTIONS[exchange.id]!r} is no longer needed"
-    else:
-        assert found == {}
-
-
-@each_answer
-def test_an_answer_reads_the_same_at_every_cut(exchange: Exchange) -> None:
-    assert cut_differently(driver_for(), exchange) == []
-
-
-@each_answer
-def test_a_reply_finishes_once_and_warns_of_nothing(exchange: Exchange) -> None:
-    outcome = read(driver_for(), exchange)
-    if outcome.reply is not None:
-        assert sum(isinstance(delta, Finished) for delta in outcome.deltas) == 1
-        assert outcome.reply.warnings == ()
-        assert outcome.reply.request_id
+    def test_a_reply_names_its_request(self, exchange: Exchange) -> None:
+        reply = self.outcome_of(exchange).reply
+        assert reply is None or reply.request_id
 
 
 @pytest.mark.parametrize("exchange", simulated(), ids=lambda exchange: exchange.id)
 def test_a_simulated_answer_is_what_a_second_reading_says_at_every_cut(exchange: Exchange) -> None:
-    assert differences(exchange) == {}
+    assert TestConformance().differences(exchange) == {}
     assert cut_differently(driver_for(), exchange) == []
 
 
@@ -149,9 +120,3 @@ def test_a_whole_answer_may_come_as_bytes_of_any_white_space() -> None:
         reply = read(driver_for(), Exchange(id="", vendor=KIND, body=form)).reply
         assert reply is not None
         assert reply.text == "hi"
-
-
-@pytest.mark.skipif(not ANSWERS, reason=MISSING)
-def test_all_answers_are_here_and_every_exception_is_one_of_them() -> None:
-    assert (len(recordings(KIND)), len(sdk_replies(KIND))) == (3, 20)
-    assert {exchange.id for exchange in ANSWERS} >= EXCEPTIONS.keys()
