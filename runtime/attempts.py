@@ -129,7 +129,11 @@ class Attempts:
                 fields = header.get("fields")
                 if not isinstance(fields, dict):
                     raise Malformed("ERROR.fields", "missing")
-                self._attempt_failed(record, TurnError.from_fields(fields), frame.body, header)
+                error = TurnError.from_fields(fields)
+                if isinstance(error, WorkerLost) and desk.successor is not None and not record.started:
+                    self._refused(desk, record)
+                else:
+                    self._attempt_failed(record, error, frame.body, header)
             case FrameType.CANCELLED:
                 header = unpack_header(frame.header) if frame.header else {}
                 self._note_unfinished(record)
@@ -157,14 +161,31 @@ class Attempts:
         if record.phase is Phase.ENDED:
             self.floor.free(record)
         elif not record.at_worker:  # it had not been sent yet
-            self.floor.put_back(record)
-            if record.desk is desk and desk.retired.is_set():
-                self.floor.take_out(record)
-                self.fail(record, NoRoute(desk.name, "the provider left the configuration"))
+            self._not_begun(desk, record)
         else:
             lost = WorkerLost(desk.name, f"the provider's worker process died ({why}) during the turn")
             lost.model, lost.started = record.target.model, record.relayed
             self._attempt_failed(record, lost, b"", {}, alone=alone)
+
+    def _refused(self, desk: Desk, record: TurnRecord) -> None:
+        """It crossed with its worker's word that somebody ends it, and is left to the one that has taken its place."""
+        if record.cancel_why is not None:
+            self.floor.free(record)
+            self._note_unfinished(record)
+            self._end_cancelled(record)
+        else:
+            record.sent = False
+            self.ledger.budget.put_back(record.place, record.size)
+            self._not_begun(desk, record)
+            record.desk.wanted.set()
+        self.floor.pump(desk)
+
+    def _not_begun(self, desk: Desk, record: TurnRecord) -> None:
+        """Nothing of the attempt has reached the provider: it was none, and the turn waits again."""
+        self.floor.put_back(record)
+        if record.desk is desk and desk.retired.is_set():
+            self.floor.take_out(record)
+            self.fail(record, NoRoute(desk.name, "the provider left the configuration"))
 
     def provider_down(self, desk: Desk, until: float, error: ProviderDown) -> None:
         """No worker until then: what waits goes elsewhere, or fails at once with the time to try again."""

@@ -215,7 +215,12 @@ class Floor:
         attempt = record.attempt
 
         def send(_: object) -> None:
-            if record.phase is Phase.RUNNING and record.attempt == attempt and not record.sent:
+            if record.phase is not Phase.RUNNING or record.attempt != attempt or record.sent:
+                return
+            if record.desk.successor is not None and record.target.provider in self.desks:
+                self.put_back(record)  # meanwhile another worker has taken that one's place
+                self.want(record)
+            else:
                 self._send(record)
 
         self.ledger.store_running(record, send)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 import loopforge
-from loopforge.drivers.errors import TurnError
+from loopforge.drivers.errors import TurnError, WorkerLost
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import Finished, Message, Reply, Text, TextDelta, Turn
 from loopforge.workers.channel import Channel, ChannelClosed
@@ -140,6 +140,7 @@ class FakeWorker:
     ) -> None:
         self.pid = pid
         self.rss_bytes = 1  # what its PONG says
+        self.late_s = 0.0  # so long it does not look at what it has received
         self.channel = channel
         self._workers = workers
         self._settings = settings
@@ -168,6 +169,14 @@ class FakeWorker:
 
     # -- the process
 
+    async def terminate(self) -> None:
+        """SIGTERM by hand: it says so, ends with the turns that it has, and refuses what it reads from here on."""
+        self._post(encode(FrameType.DRAIN))
+        self._draining = True
+        if not self._scopes:
+            await self._inner.wait_drained()
+            self.kill()
+
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._inner.run)
@@ -187,6 +196,7 @@ class FakeWorker:
         hello = {"protocol": PROTOCOL, "version": loopforge.__version__, "pid": self.pid}
         self._post(encode(FrameType.HELLO, header=pack(hello)))
         while frames := await self._inner.receive():
+            await trio.sleep(self.late_s)
             for frame in frames:
                 if self._hung:
                     continue
@@ -203,6 +213,8 @@ class FakeWorker:
                         if (slots := self._workers.slots.get(self._settings.name)) is not None:
                             pong["slots"] = slots
                         self._post(encode(FrameType.PONG, header=pack(pong)))
+                    case FrameType.SUBMIT if self._draining:
+                        self._refuse(frame)
                     case FrameType.SUBMIT:
                         self._scopes[frame.turn] = trio.CancelScope()  # at once: CANCEL may be in the same batch
                         nursery.start_soon(self._run_turn, frame)
@@ -212,8 +224,15 @@ class FakeWorker:
                     case FrameType.DRAIN:
                         self._draining = True
             if self._draining and not self._scopes:
+                with suppress(ChannelClosed):
+                    await self._inner.wait_drained()
                 break
         self.kill()
+
+    def _refuse(self, frame: Frame) -> None:
+        lost = WorkerLost(self._settings.name, "the provider's worker is stopping", action="post the turn again")
+        fields = pack({"fields": lost.to_fields()})
+        self._post(encode(FrameType.ERROR, frame.turn, attempt=frame.attempt, seq=1, header=fields))
 
     async def _run_turn(self, frame: Frame) -> None:
         header = unpack_header(frame.header)
