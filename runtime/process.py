@@ -22,7 +22,10 @@ from loopforge.drivers.registry import ProviderSettings
 from loopforge.workers.channel import Channel
 
 GRACE_S = 0.5
-"""How long a worker may take to end by itself once its channel is closed; it has been drained before."""
+"""How long a worker may take to end by itself once its channel is closed here; it has been drained before."""
+EXIT_S = 10.0
+"""How long one may take that has hung up itself. Nobody waits for it but its successor, and its exit code is wanted: an
+interpreter ends within 0.1 s of its last words, and on a machine with too much to do within seconds."""
 
 KEPT_VARIABLES = frozenset({
     "PATH", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR",
@@ -149,10 +152,23 @@ def spawn(settings: ProviderSettings, environ: Mapping[str, str]) -> Worker:
 
 @asynccontextmanager
 async def open_worker(settings: ProviderSettings) -> AsyncIterator[Worker]:
-    """A running worker process; it is dead and reaped when the block is left. Raises OSError when it cannot start."""
-    worker = spawn(settings, os.environ)
+    """A running worker process; it is dead and reaped when the block is left. Raises OSError when it cannot start.
+
+    A block that ends by itself has seen the end of the channel or killed the worker. It waits for the worker's own exit
+    code, which says whether another start is of any use; one that is cancelled or fails does not.
+    """
+    async with reaped(spawn(settings, os.environ)) as worker:
+        yield worker
+
+
+@asynccontextmanager
+async def reaped(worker: Worker) -> AsyncIterator[Worker]:
+    """What open_worker does with a process once it has been started."""
     try:
         yield worker
+        with trio.move_on_after(EXIT_S):
+            await worker.channel.aclose()
+            await worker.wait_exited()
     finally:
         with trio.move_on_after(GRACE_S, shield=True):
             await worker.channel.aclose()  # end of file: the worker stops at once

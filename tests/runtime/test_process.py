@@ -1,12 +1,26 @@
-"""What a worker's process is given: its own key and no other, by environment or by one descriptor."""
+"""What a worker's process is given: its own key and no other, by environment or by one descriptor; and how it ends."""
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
 from loopforge.drivers.registry import ProviderSettings
-from loopforge.runtime.process import open_credential, worker_environment
+from loopforge.runtime.process import EXIT_S, GRACE_S, Worker, open_credential, reaped, worker_environment
+from loopforge.runtime.records import DeskState
+from loopforge.runtime.supervisor import Supervisor
+from loopforge.workers.channel import Channel
+from tests.runtime.core import config, provider
 
 OURS = ProviderSettings(name="deepseek", kind="openai_compatible", api_key_env="DEEPSEEK_API_KEY")
 BEDROCK = ProviderSettings(name="bedrock", kind="bedrock", api_key_env="AWS_BEARER_TOKEN_BEDROCK")
@@ -58,3 +72,135 @@ def test_without_a_folder_or_a_file_there_is_no_descriptor(tmp_path: Path) -> No
     assert open_credential(OURS, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) is None
     outside = ProviderSettings(name="x", kind="openai_compatible", api_key_env="../secret")
     assert open_credential(outside, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) is None
+
+
+# -- the end of a process ----------------------------------------------------------------------------------------------
+
+HANGS_UP = """
+import os, sys
+os.close(int(sys.argv[1]))
+sys.stdin.read()
+os._exit(78)
+"""
+"""Closes its channel, and ends when its standard input does: a worker that is long in ending, or never ends."""
+
+
+@dataclass
+class HungUp:
+    """Such a process. `left`: the block around it was left, and waits for its end."""
+
+    worker: Worker
+    popen: subprocess.Popen[bytes]
+    left: trio.Event = field(default_factory=trio.Event)
+
+    def let_end(self) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+
+
+def start_one_that_hangs_up() -> HungUp:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        argv = [sys.executable, "-I", "-S", "-c", HANGS_UP, str(theirs.fileno())]
+        popen = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.PIPE)
+    return HungUp(Worker(popen, Channel(ours)), popen)
+
+
+async def leave_at_its_end(hung_up: HungUp, codes: list[int]) -> None:
+    async with reaped(hung_up.worker) as worker:
+        assert await worker.channel.receive() == []
+        hung_up.left.set()
+    hung_up.let_end()
+    codes.append(await worker.wait_exited())
+
+
+@asynccontextmanager
+async def a_nursery(clock: MockClock) -> AsyncIterator[trio.Nursery]:
+    """Time passes while it is left: a test that failed would else wait in a shielded grace for ever."""
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        finally:
+            clock.rate = 1
+
+
+async def is_waited_for(hung_up: HungUp) -> None:
+    await hung_up.left.wait()
+    await wait_all_tasks_blocked()
+
+
+async def test_the_exit_code_of_a_worker_that_hung_up_is_waited_for_however_busy_the_machine_is(
+    mock_clock: MockClock,
+) -> None:
+    hung_up, codes = start_one_that_hangs_up(), list[int]()
+    async with a_nursery(mock_clock) as nursery:
+        nursery.start_soon(leave_at_its_end, hung_up, codes)
+        await is_waited_for(hung_up)
+        mock_clock.jump(EXIT_S * 0.9)
+        await wait_all_tasks_blocked()
+        assert hung_up.popen.poll() is None
+        hung_up.let_end()
+    assert codes == [78]
+
+
+async def test_a_worker_that_hangs_up_and_does_not_end_is_killed(mock_clock: MockClock) -> None:
+    hung_up, codes = start_one_that_hangs_up(), list[int]()
+    async with a_nursery(mock_clock) as nursery:
+        nursery.start_soon(leave_at_its_end, hung_up, codes)
+        for bound in (EXIT_S, GRACE_S):
+            await is_waited_for(hung_up)
+            assert hung_up.popen.poll() is None
+            mock_clock.jump(bound)
+    assert codes == [-signal.SIGKILL]
+
+
+async def test_a_service_that_stops_does_not_wait_long_for_a_worker_that_hung_up(mock_clock: MockClock) -> None:
+    hung_up = start_one_that_hangs_up()
+    async with a_nursery(mock_clock) as nursery:
+        nursery.start_soon(leave_at_its_end, hung_up, [])
+        await is_waited_for(hung_up)
+        nursery.cancel_scope.cancel()
+        await is_waited_for_in_vain(hung_up, mock_clock)
+    hung_up.let_end()
+    assert hung_up.popen.returncode == -signal.SIGKILL
+    assert trio.current_time() < EXIT_S / 2
+
+
+async def is_waited_for_in_vain(hung_up: HungUp, mock_clock: MockClock) -> None:
+    with trio.CancelScope(shield=True):
+        await is_waited_for(hung_up)
+        assert hung_up.popen.poll() is None
+        mock_clock.jump(GRACE_S)
+
+
+async def test_a_provider_is_down_for_its_configuration_though_its_worker_ends_late(mock_clock: MockClock) -> None:
+    started: list[HungUp] = []
+
+    @asynccontextmanager
+    async def launch(settings: ProviderSettings) -> AsyncIterator[Worker]:
+        assert settings.name == "local"
+        started.append(start_one_that_hangs_up())
+        async with reaped(started[-1].worker) as worker:
+            yield worker
+            started[-1].left.set()
+
+    supervisor = Supervisor(config=config(provider("local")), launch=launch)
+    async with a_nursery(mock_clock) as nursery:
+        await nursery.start(supervisor.run)
+        await wait_all_tasks_blocked()
+        (hung_up,) = started
+        mock_clock.rate = 1  # the supervisor gives it a moment to say why, then decides
+        await hung_up.left.wait()
+        mock_clock.rate = 0
+        await wait_all_tasks_blocked()
+        desk = supervisor.dispatcher.desks["local"]
+        assert desk.worker is None, "what its turns have to know, they know"
+        mock_clock.jump(EXIT_S * 0.9)
+        await wait_all_tasks_blocked()
+        hung_up.let_end()
+        while desk.state is not DeskState.DOWN and len(started) == 1:
+            await trio.lowlevel.checkpoint()  # the process takes real time, of which this clock knows nothing
+        mock_clock.jump(30)
+        await wait_all_tasks_blocked()
+        assert len(started) == 1, "another start is of no use"
+        nursery.cancel_scope.cancel()
