@@ -96,7 +96,8 @@ class Live:
     """The answer as it comes. What is withdrawn later stays above a line that says so.
 
     `terminal`: control characters are made visible, and tool calls and marks stand between the text; without one the
-    text goes out as it is, and all else to standard error. `dim`: thinking may be set apart by colour.
+    text goes out as it is, with a line break behind what became void, and all else to standard error. `dim`: thinking
+    may be set apart by colour.
     """
 
     def __init__(self, *, terminal: bool, show_thinking: bool, dim: bool) -> None:
@@ -180,7 +181,8 @@ class Live:
         again = f"the answer starts again at {one_line(provider)} ({one_line(why)})"
         if not seen:
             return self.note(again)
-        return self._aside(f"--- withdrawn, what stands above is void: {again} ---")
+        begin = self._fresh_line()  # also in a pipe or file, where the void text and the new one would be one line
+        return [*begin, *self._aside(f"--- withdrawn, what stands above is void: {again} ---")]
 
     def _complete(self, reply: Reply) -> list[Piece]:
         """What the reply has and the events did not bring."""

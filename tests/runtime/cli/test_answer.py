@@ -175,7 +175,7 @@ def test_a_whole_answer_never_holds_what_was_withdrawn() -> None:
 
 def test_a_streamed_pipe_is_told_on_standard_error_that_its_text_is_void() -> None:
     out, err = shown(piped(), RESTARTED)
-    assert out == "wrongright\n"
+    assert out == "wrong\nright\n", "what is void and what counts are not one word"
     assert "withdrawn" in err
 
 
