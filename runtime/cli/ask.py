@@ -27,6 +27,8 @@ DEFAULT_KIND = "planning"
 """Of the kinds that every configuration routes, the one in the interactive lane: somebody waits."""
 MAX_PROMPT_BYTES = 32 * 2**20
 """As [runtime] max_request_mb by default."""
+MAX_ID_BYTES = 128
+"""As the service takes it, which would refuse the turn."""
 _EFFORTS = ("off", "low", "medium", "high")
 _EPILOG = """\b
 With --json the last line is the outcome, one of
@@ -219,6 +221,8 @@ def _overrides(asked: Asked) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None
     }
+    if len(members.get("id", "").encode()) > MAX_ID_BYTES:
+        raise click.UsageError(f"--id has more than {MAX_ID_BYTES} bytes; choose a shorter one.")
     if asked.model is not None:
         provider, _, model = asked.model.partition("/")
         if not provider:

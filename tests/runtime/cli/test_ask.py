@@ -72,6 +72,7 @@ def live_ids(service: Service) -> list[str]:
         (["hi", "--model", "/m"], "write PROVIDER/MODEL"),
         (["hi", "--model", ""], "--model is empty"),
         (["hi", "--kind", " "], "--kind is empty"),
+        (["hi", "--id", "é" * 65], "--id has more than 128 bytes"),
         (["hi", "--thinking", "lots"], "none of off, low, medium, high and no number of tokens"),
         (["hi", "--thinking", "-1"], "no number of tokens"),
         (["hi", "--lane", "fast"], "is not one of"),
