@@ -27,8 +27,6 @@ DEFAULT_KIND = "planning"
 """Of the kinds that every configuration routes, the one in the interactive lane: somebody waits."""
 MAX_PROMPT_BYTES = 32 * 2**20
 """As [runtime] max_request_mb by default."""
-MAX_ID_BYTES = 128
-"""As the service takes it, which would refuse the turn."""
 _EFFORTS = ("off", "low", "medium", "high")
 _EPILOG = """\b
 With --json the last line is the outcome, one of
@@ -207,6 +205,8 @@ def build_turn(asked: Asked) -> Turn:
 
 def _overrides(asked: Asked) -> dict[str, Any]:
     """Members of Turn that an option sets."""
+    from loopforge.drivers.turn import MAX_ID_BYTES
+
     options = {
         "kind": asked.kind,
         "session": asked.session,
