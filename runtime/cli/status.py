@@ -127,7 +127,7 @@ def _notes(provider: Mapping[str, Any]) -> Iterable[str]:
     name = one_line(provider["name"])
     if provider.get("down_reason"):
         yield f"{name} is down {_for_how_long(provider)}: {one_line(provider['down_reason'], _REASON_CHARACTERS)}"
-    elif provider.get("last_death"):
+    elif provider.get("last_death") and provider.get("deaths"):  # one that was idle was stopped, and is none
         yield f"{name}: its last worker died: {one_line(provider['last_death'], _REASON_CHARACTERS)}"
     if provider.get("state") == "retiring":
         yield f"{name}: the retiring worker ends with the last turn it has; new ones go to another"

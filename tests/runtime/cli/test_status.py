@@ -100,6 +100,14 @@ def test_status_shows_service_providers_and_live_turns_in_line() -> None:
     ]
 
 
+def test_only_who_died_is_said_to_have_died() -> None:
+    """A worker that is stopped because nobody needs it counts as no death."""
+    killed = provider("glm", state="ready", generation=2, deaths=1, last_death="killed by SIGKILL")
+    idle = provider("kimi", state="stopped", generation=1, deaths=0, last_death="it was idle")
+    lines = describe({**TOLD, "providers": [killed, idle]}, "s")
+    assert [line for line in lines if "died" in line] == ["glm: its last worker died: killed by SIGKILL"]
+
+
 def test_the_slots_are_those_that_there_are_now_and_not_those_of_the_configuration() -> None:
     """A rate limit takes some away for a while, and a local server's are found out."""
     halved = provider("glm", state="ready", generation=1, running=3, slots=8, slots_now=4)
