@@ -8,6 +8,7 @@ attempts.py's; decisions are router.py's, taskqueue.py's and retry.py's.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -35,7 +36,7 @@ from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.queries import RETRY, answer_of, operation_of
 from loopforge.runtime.records import Asked, ClientLink, Desk, Phase, TurnRecord, Watcher
 from loopforge.runtime.refusals import MAX_TEXT, check_number, error_frame, read_lane, unknown_turn
-from loopforge.runtime.reload import Changes, compare
+from loopforge.runtime.reload import Changes, compare, is_same_account
 from loopforge.runtime.router import Plan, check_deadline, route
 from loopforge.runtime.status import breaker_status, describe
 from loopforge.workers.framing import Frame, encode
@@ -360,19 +361,24 @@ class Dispatcher:
         self.ledger.budget.max_bytes = config.runtime.max_queued_bytes
         self.floor.stickiness.reload()
         self.floor.breakers.reload((*changes.changed, *changes.removed))
-        stranded: set[int] = set()
-        for name in (*changes.changed, *changes.removed):
-            desk = self.desks[name]
-            stranded.update(int(item.id) for item in desk.queue.drain())
+        stranded: dict[int, float] = {}  # and before which time they were not to start there
+        closed = {name: self.desks[name] for name in (*changes.changed, *changes.removed)}
+        for desk in closed.values():
+            stranded |= {int(item.id): desk.queue.not_before(item.id) for item in desk.queue.waiting()}
+            desk.queue.drain()
             self.floor.close_desk(desk)
-        opened = [self.floor.open_desk(config.providers[name]) for name in (*changes.changed, *changes.added)]
+        opened = [
+            self.floor.open_desk(config.providers[name], before=closed.get(name))
+            for name in (*changes.changed, *changes.added)
+        ]
         self.floor.set_routed(config)
         for record in list(self.ledger.live.values()):
             if record.phase in (Phase.WAITING, Phase.HELD):
-                self._route_again(record, stranded=record.number in stranded)
+                self._route_again(record, stranded.get(record.number))
         return changes, opened
 
-    def _route_again(self, record: TurnRecord, *, stranded: bool) -> None:
+    def _route_again(self, record: TurnRecord, stranded: float | None) -> None:
+        """`stranded`: its desk is gone, and this the time it waited for there; it counts at the same account alone."""
         now = self.floor.clock()
         try:
             plan = self._plan(record.kind, record.session, record.asked, now)
@@ -380,14 +386,15 @@ class Dispatcher:
             self.floor.take_out(record)
             self.attempts.fail(record, exc)
             return
-        if not stranded and record.target in plan.everyone:
+        if stranded is None and record.target in plan.everyone:
             record.plan = plan
             return
         self.floor.take_out(record)
-        record.plan, record.target = plan, plan.candidates[0]
-        record.desk = self.desks[record.target.provider]
+        before, after = record.desk, self.desks[plan.candidates[0].provider]
+        record.plan, record.target, record.desk = plan, plan.candidates[0], after
         if record.phase is Phase.WAITING:
-            self.floor.requeue(record)
+            stays = is_same_account(before.settings, after.settings)
+            self.floor.requeue(record, not_before=stranded if stays and stranded is not None else -math.inf)
 
     # -- drain, status -----------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from loopforge.runtime.errors import NoRoute, QueueFull
 from loopforge.runtime.ledger import Ledger
 from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
+from loopforge.runtime.reload import is_same_account
 from loopforge.runtime.router import Candidate, Look, ProviderState
 from loopforge.runtime.stickiness import Stickiness
 from loopforge.runtime.taskqueue import Item, TaskQueue
@@ -62,8 +63,12 @@ class Floor:
     def all_desks(self) -> list[Desk]:
         return [*self.desks.values(), *self.retired]
 
-    def open_desk(self, settings: ProviderSettings) -> Desk:
-        desk = self.desks[settings.name] = Desk(settings=settings, queue=TaskQueue(settings))
+    def open_desk(self, settings: ProviderSettings, *, before: Desk | None = None) -> Desk:
+        """`before`: the one whose place it takes; with the same account behind it, its minute goes on here."""
+        minute = None
+        if before is not None and is_same_account(before.settings, settings):
+            minute = before.queue.minute
+        desk = self.desks[settings.name] = Desk(settings=settings, queue=TaskQueue(settings, minute=minute))
         if settings.adaptive:
             desk.adaptive = begin(None, settings.max_concurrency, MOST_ADAPTIVE)
         self.states[settings.name] = ProviderState()
@@ -159,11 +164,11 @@ class Floor:
         if self.look_at is None or record.deadline < self.look_at:
             self.look_soon.set()
 
-    def requeue(self, record: TurnRecord) -> None:
+    def requeue(self, record: TurnRecord, *, not_before: float = -math.inf) -> None:
         """Into its desk's queue, before the others: it was accepted before."""
         record.phase, record.held_for = Phase.WAITING, ""
         record.desk = self.desks.get(record.target.provider, record.desk)
-        record.desk.queue.put_back(queue_item(record), self.clock())
+        record.desk.queue.put_back(queue_item(record), self.clock(), not_before=not_before)
         self.want(record)
 
     def hold(self, record: TurnRecord, until: float, what_for: str) -> None:

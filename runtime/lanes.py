@@ -45,13 +45,15 @@ class Place(Protocol):
 class Waiting:
     """A turn that waits. `number` orders turns by arrival, `returned` ones go before all others of their lane.
 
-    `left`: it waits no longer; entries of Times that are stale are told by it.
+    `not_before`: the time that it was to wait for. `left`: it waits no longer; entries of Times that are stale are told
+    by it.
     """
 
     item: Item
     since: float
     number: int
     returned: bool = False
+    not_before: float = -math.inf
     left: bool = False
     place: Place | None = None
 

@@ -43,14 +43,23 @@ class Rates:
     """
 
     def __init__(self, requests_limit: int, tokens_limit: int, *, keeps_share: bool) -> None:
-        self.requests = _Minute(requests_limit, max(1, requests_limit // INTERACTIVE_SHARE) if keeps_share else 0)
-        self.tokens = _Minute(tokens_limit, tokens_limit // INTERACTIVE_SHARE if keeps_share else 0)
+        self.requests, self.tokens = _Minute(), _Minute()
         self._uses: deque[_Use] = deque()
         self._by_turn: dict[str, _Use] = {}
         self._output_tokens = FIRST_OUTPUT_TOKENS
         self._headers_at = -math.inf
-        self.active = bool(requests_limit or tokens_limit)
+        self.active = False
         """Whether there is, or was, any limit."""
+        self.set_limits(requests_limit, tokens_limit, keeps_share=keeps_share)
+
+    def set_limits(self, requests_limit: int, tokens_limit: int, *, keeps_share: bool) -> None:
+        """These from now on. What was used in the last minute, and what headers said, counts as before.
+
+        What was used while there was no limit at all was not counted.
+        """
+        self.requests.resize(requests_limit, max(1, requests_limit // INTERACTIVE_SHARE) if keeps_share else 0)
+        self.tokens.resize(tokens_limit, tokens_limit // INTERACTIVE_SHARE if keeps_share else 0)
+        self.active = self.active or bool(requests_limit or tokens_limit)
 
     def estimate(self, prompt_tokens: int) -> int:
         """Tokens that a turn with such a prompt costs, as far as one can tell before."""
@@ -161,13 +170,17 @@ class _Minute:
     `share`: the interactive lane's. `_left`, `_left_until`: what the provider's headers allow until then.
     """
 
-    def __init__(self, limit: int, share: int) -> None:
-        self.limit = limit
-        self.share = min(share, limit - 1) if limit else 0
+    def __init__(self) -> None:
+        self.limit = 0
+        self.share = 0
         self.used = 0
         self.interactive = 0
         self._left: int | None = None
         self._left_until = -math.inf
+
+    def resize(self, limit: int, share: int) -> None:
+        self.limit = limit
+        self.share = min(share, limit - 1) if limit else 0
 
     def add(self, amount: int, interactive: bool) -> None:
         self.used += amount

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from loopforge.drivers.registry import ProviderSettings
 from loopforge.runtime.config.values import Config
 
 AT_START = ("socket", "journal", "retain_days", "retain_mb")
@@ -59,6 +60,20 @@ def compare(old: Config, new: Config) -> Changes:
         ),
         settings=tuple(name for name in settings if name not in at_start),
         at_start=tuple(name for name in settings if name in at_start),
+    )
+
+
+def is_same_account(old: ProviderSettings, new: ProviderSettings) -> bool:
+    """Whether turns of both count against the same limits: one address, and one variable that names the key.
+
+    What that variable holds is not known here. Another key behind it waits out the minute of the one before, 60 s at
+    most; the other mistake would overrun a limit at once. Headers, timeouts and models make no other account.
+    """
+    return (old.name, old.base_url, old.api_key_env, old.aws_bedrock) == (
+        new.name,
+        new.base_url,
+        new.api_key_env,
+        new.aws_bedrock,
     )
 
 

@@ -94,15 +94,19 @@ class TaskQueue:
     """Turns waiting for, and slots held at, the provider that `settings` describes.
 
     Of the settings only name, max_concurrency, reserve, the bounds max_queued and max_queued_bytes, and the limits a
-    minute matter here. At least one slot stays open to all lanes, whatever `reserve` says.
+    minute matter here. At least one slot stays open to all lanes, whatever `reserve` says. `minute`: of another queue
+    whose turns count against the same limits; both go on with it, by the limits of these settings.
     """
 
-    def __init__(self, settings: ProviderSettings) -> None:
+    def __init__(self, settings: ProviderSettings, *, minute: Rates | None = None) -> None:
         self._settings = settings
         self._slots = Slots(settings.max_concurrency, settings.reserve)
-        self._rates = Rates(
-            settings.requests_per_minute, settings.tokens_per_minute, keeps_share=self._slots.reserve > 0
-        )
+        limits = settings.requests_per_minute, settings.tokens_per_minute
+        if minute is None:
+            minute = Rates(*limits, keeps_share=self._slots.reserve > 0)
+        else:
+            minute.set_limits(*limits, keeps_share=self._slots.reserve > 0)
+        self.minute = self._rates = minute
         self._lanes = {lane: TurnLane() for lane in LANES}
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()  # longest wait first
         self._overdue: dict[str, Waiting] = {}  # of the waiting: at no place any more, until expire() hands them out
@@ -183,7 +187,7 @@ class TaskQueue:
         """
         self._check_new(item.id)
         waiting = self._enter(item, now)
-        waiting.returned = True
+        waiting.returned, waiting.not_before = True, not_before
         if not_before > now:
             self._lanes[item.lane].aside += 1
             self._later.add(waiting, not_before)
@@ -264,6 +268,10 @@ class TaskQueue:
     def waiting(self, model: str | None = None) -> list[Item]:
         """Every waiting turn, or every one for `model`, longest wait first. They keep their places: see cancel."""
         return [waiting.item for waiting in self._waiting.values() if model in (None, waiting.item.model)]
+
+    def not_before(self, turn_id: str) -> float:
+        """What `put_back` was told for a waiting turn; -math.inf when it was told nothing."""
+        return self._waiting[turn_id].not_before
 
     def drain(self, model: str | None = None) -> list[Item]:
         """Take out every waiting turn, or every one for `model`, longest wait first. Slots and places stay."""

@@ -10,10 +10,12 @@ import trio
 from trio.testing import MockClock
 
 from loopforge.drivers.errors import RateLimited, WorkerLost
+from loopforge.drivers.turn import Message, Reply
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import NoRoute
 from loopforge.runtime.reload import compare
-from tests.fakes.worker import ANSWER, Break, Cling, FakeWorkers, Finish, Say, Script, Wait
+from loopforge.workers.messages import FrameType, pack, pack_reply
+from tests.fakes.worker import ANSWER, Break, Cling, FakeWorkers, Finish, Say, Script, Send, Wait
 from tests.runtime.core import Core, config, open_core, provider, turn
 
 LOCAL, CLOUD, SPARE = provider("local"), provider("cloud"), provider("spare")
@@ -152,6 +154,62 @@ async def test_a_provider_that_was_down_for_good_gets_another_chance(autojump_cl
         core.supervisor.adopt(slower(slower(setup, "cloud"), "local"))
         assert (await core.runtime.ask(turn())).text == "hello"
         assert (await core.runtime.ask(turn(kind="coding"))).text == "hello"
+
+
+def with_cloud(setup: Config, **changes: Any) -> Config:
+    """The same with another table of "cloud"."""
+    return replace(setup, providers={**setup.providers, "cloud": replace(setup.providers["cloud"], **changes)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "goes_on"),
+    [
+        ({"first_event_timeout_s": 7.0}, True),
+        ({"requests_per_minute": 3}, True),
+        ({"base_url": "http://127.0.0.1:2/v1"}, False),
+        ({"api_key_env": "ANOTHER_KEY"}, False),
+    ],
+)
+async def test_the_minute_of_a_changed_provider_goes_on_while_it_is_the_same_account(
+    autojump_clock: MockClock, changes: dict[str, Any], goes_on: bool
+) -> None:
+    setup = config(LOCAL, provider("cloud", requests_per_minute=2, reserve=0))
+    async with open_core(setup) as core:
+        for _ in range(2):
+            await core.runtime.ask(turn(kind="coding"))
+        core.supervisor.adopt(with_cloud(setup, **changes))
+        await core.runtime.ask(turn(kind="coding"))
+        await core.runtime.ask(turn(kind="coding"))
+        assert (trio.current_time() >= 60) == goes_on
+
+
+async def test_what_a_turn_at_the_old_worker_cost_counts_at_the_new_one(autojump_clock: MockClock) -> None:
+    setup = config(LOCAL, provider("cloud", tokens_per_minute=1000, reserve=0, max_concurrency=2))
+    cost = pack({"finish": "stop", "usage": {"input": 900, "output": 50}, "timings": {}})
+    reply = Reply(id="dear", message=Message(role="assistant", content=()), finish="stop", model="cloud-model")
+    dear = (Wait(5), Send(FrameType.DONE, cost, pack_reply(reply)))
+    async with open_core(setup, FakeWorkers(scripts={"dear": [dear]})) as core:
+        await core.runtime.post(turn("dear", kind="coding"))
+        await trio.sleep(1)
+        core.supervisor.adopt(slower(setup, "cloud"))
+        await core.runtime.wait("dear")
+        assert (await core.runtime.ask(turn(kind="coding"))).text == "hello"
+        assert trio.current_time() >= 60
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_a_turn_that_waits_for_a_time_waits_for_it_after_a_reload_at_the_same_account(
+    autojump_clock: MockClock, same: bool
+) -> None:
+    setup = config(LOCAL, CLOUD)
+    workers = FakeWorkers(scripts={"limited": [(Break(RateLimited("cloud", retry_after_s=60)),), ANSWER]})
+    async with open_core(setup, workers) as core:
+        await core.runtime.post(turn("limited", provider="cloud"))
+        await trio.sleep(5)
+        change: dict[str, Any] = {"first_event_timeout_s": 7.0} if same else {"base_url": "http://127.0.0.1:2/v1"}
+        core.supervisor.adopt(with_cloud(setup, **change))
+        assert (await core.runtime.wait("limited")).attempts == 2
+        assert (trio.current_time() >= 60) == same
 
 
 async def test_a_worker_that_grew_too_large_is_replaced_without_losing_its_turn(autojump_clock: MockClock) -> None:
