@@ -6,7 +6,8 @@ import base64
 from dataclasses import dataclass, field
 
 from loopforge.drivers.errors import TurnRefused
-from loopforge.drivers.turn import Opaque
+from loopforge.drivers.json_values import to_json
+from loopforge.drivers.turn import JsonObject, Opaque
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,6 +28,13 @@ class Draft:
 
     def refuse(self, what: str, action: str) -> TurnRefused:
         return TurnRefused(self.provider, what, action=action, model=self.model)
+
+    def to_bytes(self, body: JsonObject) -> bytes:
+        """The request's body. Raises TurnRefused for what is no JSON: schemas and options are the caller's own."""
+        try:
+            return to_json(body).encode("utf-8", "replace")
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise self.refuse(f"the turn cannot be written as JSON: {exc}", "look at its schemas and options") from exc
 
     def owns(self, opaque: Opaque | None) -> bool:
         """Whether this provider and model made the data."""

@@ -14,7 +14,6 @@ from loopforge.drivers.anthropic.reader import MessagesReader
 from loopforge.drivers.anthropic.request import SCHEMA_BETA, answer_tool, build_body
 from loopforge.drivers.errors import DriverError, TurnRefused
 from loopforge.drivers.http_failures import Asked
-from loopforge.drivers.json_values import to_json
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import JsonObject, Turn
 from loopforge.drivers.wire import HttpRequest
@@ -55,11 +54,7 @@ class Anthropic:
         """POST .../v1/messages. Raises TurnRefused for what this model cannot be asked at all."""
         draft = self._draft(turn)
         body = self._body(turn, draft)
-        try:
-            data = to_json(body).encode("utf-8", "replace")
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise draft.refuse(f"the turn cannot be written as JSON: {exc}", "look at its schemas and options") from exc
-        return HttpRequest(url=self._url(), headers=self._headers(body), body=data)
+        return HttpRequest(url=self._url(), headers=self._headers(body), body=draft.to_bytes(body))
 
     def notices(self, turn: Turn) -> tuple[str, ...]:
         """What of the turn will not be sent, or not as asked for. Empty for a turn that build_request refuses."""

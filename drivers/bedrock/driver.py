@@ -12,7 +12,6 @@ from loopforge.drivers.bedrock.model_ids import addressed, bare_id, path_of
 from loopforge.drivers.bedrock.reader import ConverseReader
 from loopforge.drivers.bedrock.request import answer_tool, build_body, is_streamed
 from loopforge.drivers.errors import DriverError, TurnRefused
-from loopforge.drivers.json_values import to_json
 from loopforge.drivers.registry import AWS_DECIDES, AwsSettings, ProviderSettings
 from loopforge.drivers.turn import JsonObject, Turn
 from loopforge.drivers.wire import HttpRequest
@@ -46,10 +45,6 @@ class Bedrock:
         draft = self._draft(turn)
         body = self._body(turn, draft)
         streamed = is_streamed(turn, body, draft.family)
-        try:
-            data = to_json(body).encode("utf-8", "replace")
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise draft.refuse(f"the turn cannot be written as JSON: {exc}", "look at its schemas and options") from exc
         return HttpRequest(
             url=self.base_url + path_of(self._addressed(turn), stream=streamed),
             headers={
@@ -57,7 +52,7 @@ class Bedrock:
                 "accept": _FRAMES if streamed else "application/json",
                 **self.headers,
             },
-            body=data,
+            body=draft.to_bytes(body),
         )
 
     def notices(self, turn: Turn) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from loopforge.drivers.dashscope_native.profiles import PATHS, Path, Profile, fi
 from loopforge.drivers.dashscope_native.reader import DashScopeReader
 from loopforge.drivers.dashscope_native.request import asks_for_stream, build_body, repeats, wants_echo
 from loopforge.drivers.errors import DriverError, TurnRefused
-from loopforge.drivers.json_values import to_json
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import Audio, Image, JsonObject, Message, ToolResult, Turn
 from loopforge.drivers.wire import HttpRequest
@@ -48,11 +47,7 @@ class DashScopeNative:
         """POST .../generation on the model's path. Raises TurnRefused for what cannot be asked at all."""
         draft = self._draft(turn)
         url = self._url(self._path(turn), draft)
-        body = self._body(turn, draft)
-        try:
-            data = to_json(body).encode("utf-8", "replace")
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise draft.refuse(f"the turn cannot be written as JSON: {exc}", "look at its schemas and options") from exc
+        data = draft.to_bytes(self._body(turn, draft))
         headers = {"content-type": "application/json", "accept": "application/json"}
         if asks_for_stream(turn, draft.profile):
             headers |= {"accept": "text/event-stream", "x-dashscope-sse": "enable"}

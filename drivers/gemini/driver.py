@@ -15,7 +15,6 @@ from loopforge.drivers.gemini.profiles import find_profile
 from loopforge.drivers.gemini.reader import GeminiReader
 from loopforge.drivers.gemini.request import answer_tool, build_body
 from loopforge.drivers.http_failures import Asked
-from loopforge.drivers.json_values import to_json
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import JsonObject, Turn
 from loopforge.drivers.wire import HttpRequest
@@ -54,13 +53,9 @@ class Gemini:
         """POST .../models/MODEL:generateContent or its stream. Raises TurnRefused for what cannot be asked at all."""
         draft = self._draft(turn)
         body = self._body(turn, draft)
-        try:
-            data = to_json(body).encode("utf-8", "replace")
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise draft.refuse(f"the turn cannot be written as JSON: {exc}", "look at its schemas and options") from exc
         accept = "text/event-stream" if turn.stream else "application/json"
         headers = {"content-type": "application/json", "accept": accept, **self.headers}
-        return HttpRequest(url=self._url(turn.model, stream=turn.stream), headers=headers, body=data)
+        return HttpRequest(url=self._url(turn.model, stream=turn.stream), headers=headers, body=draft.to_bytes(body))
 
     def notices(self, turn: Turn) -> tuple[str, ...]:
         """What of the turn will not be sent, or not as asked for. Empty for a turn that build_request refuses."""

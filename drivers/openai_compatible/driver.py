@@ -8,7 +8,6 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from loopforge.drivers.errors import DriverError, TurnRefused
 from loopforge.drivers.http_failures import Asked
-from loopforge.drivers.json_values import to_json
 from loopforge.drivers.openai_compatible.draft import Draft
 from loopforge.drivers.openai_compatible.failures import explain
 from loopforge.drivers.openai_compatible.reader import ChatReader
@@ -48,13 +47,9 @@ class OpenAICompatible:
         """POST .../chat/completions. Raises TurnRefused for what this vendor cannot be asked at all."""
         draft = self._draft(turn)
         body = self._body(turn, draft)
-        try:
-            data = to_json(body).encode("utf-8", "replace")
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise draft.refuse(f"the turn cannot be written as JSON: {exc}", "look at its schemas and options") from exc
         accept = "text/event-stream" if body.get("stream") else "application/json"
         headers = {"content-type": "application/json", "accept": accept, **self.headers}
-        return HttpRequest(url=self._url(turn.model), headers=headers, body=data)
+        return HttpRequest(url=self._url(turn.model), headers=headers, body=draft.to_bytes(body))
 
     def notices(self, turn: Turn) -> tuple[str, ...]:
         """What of the turn will not be sent, or not as asked for. Empty for a turn that build_request refuses."""

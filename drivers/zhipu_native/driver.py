@@ -9,7 +9,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 from loopforge.drivers.errors import DriverError, TurnRefused
 from loopforge.drivers.http_failures import Asked
-from loopforge.drivers.json_values import to_json
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import JsonObject, Turn
 from loopforge.drivers.wire import HttpRequest
@@ -48,17 +47,13 @@ class ZhipuNative:
         """POST .../chat/completions. Raises TurnRefused for what this model cannot be asked at all."""
         draft = self._draft(turn)
         body = self._body(turn, draft)
-        try:
-            data = to_json(body).encode("utf-8", "replace")
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise draft.refuse(f"the turn cannot be written as JSON: {exc}", "look at its schemas and options") from exc
         headers = {
             "content-type": "application/json",
             "accept": "text/event-stream" if body.get("stream") else "application/json",
             "accept-language": "en-US,en",  # of error texts, which are Chinese otherwise
             **self.headers,
         }
-        return HttpRequest(url=self._url(), headers=headers, body=data)
+        return HttpRequest(url=self._url(), headers=headers, body=draft.to_bytes(body))
 
     def notices(self, turn: Turn) -> tuple[str, ...]:
         """What of the turn will not be sent, or not as asked for. Empty for a turn that build_request refuses."""
