@@ -455,7 +455,8 @@ class Dispatcher:
             client.send(error_frame(frame.turn, JournalFailed(what=off, action="set journal = true in [runtime]")))
             return
         if isinstance(operation, Purge):
-            self.ledger.kept.forget_outcomes(None if operation.all_ended else operation.ids)
+            before = math.inf if operation.all_ended else operation.ended_before
+            self.ledger.kept.forget_outcomes(operation.ids, ended_before=before)
         self.ledger.journal.post(operation, then)
 
     def _retry(self, turn_id: str, watcher: Watcher, result: Found | JournalFailed) -> None:

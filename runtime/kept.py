@@ -29,12 +29,16 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a turn ended: the frame that says so, its place, and the hash of the turn's body, to know it again by."""
+    """How a turn ended: the frame that says so, its place, and the hash of the turn's body, to know it again by.
+
+    `ended_at`: unix seconds, as the journal has it.
+    """
 
     attempt: int
     seq: int
     frame: bytes
     body_hash: bytes = b""
+    ended_at: float = 0.0
 
 
 class KeptFrames:
@@ -205,9 +209,15 @@ class KeptFramesPool:
             ring.end()
         self._drop_outcome(turn_id)
 
-    def forget_outcomes(self, turn_ids: Iterable[str] | None = None) -> None:
-        """Drop the outcomes of these turns, or of all that have ended; turns that run are left alone."""
-        for turn_id in list(self._finished if turn_ids is None else turn_ids):
+    def forget_outcomes(self, turn_ids: Iterable[str] = (), *, ended_before: float | None = None) -> None:
+        """Drop the outcomes of these turns and of those that ended before a time; math.inf: of all that have ended.
+
+        Turns that run are left alone. O(outcomes) with a time.
+        """
+        gone = set(turn_ids)
+        if ended_before is not None:
+            gone |= {turn_id for turn_id, kept in self._finished.items() if kept.outcome.ended_at < ended_before}
+        for turn_id in gone:
             self._drop_outcome(turn_id)
 
     def running(self, turn_id: str) -> KeptFrames | None:

@@ -233,7 +233,7 @@ class Ledger:
         record.phase = Phase.ENDED
         record.body = b""
         self.budget.give_back(record.place)
-        outcome = Outcome(attempt=record.attempt, seq=place, frame=raw, body_hash=record.hash)
+        outcome = Outcome(attempt=record.attempt, seq=place, frame=raw, body_hash=record.hash, ended_at=finish.ended_at)
 
         def tell(result: object) -> None:
             if isinstance(result, JournalFailed):  # it is told all the same: whoever waits would lose it, too

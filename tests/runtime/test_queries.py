@@ -142,3 +142,21 @@ async def test_a_turn_that_was_deleted_is_known_nowhere_any_more(tmp_path: Path,
         with pytest.raises(UnknownTurn):
             await core.runtime.wait("t")
         assert (await core.runtime.ask(turn("t"))).text == "again"
+
+
+async def test_purging_what_ended_before_a_time_forgets_those_replies_and_no_later_ones(tmp_path: Path) -> None:
+    walls = {"now": 1000.0}
+    async with (
+        open_journal(tmp_path / "journal.db", retain_days=10**6, retain_mb=512) as journal,
+        open_core(journal=journal, wall=lambda: walls["now"]) as core,
+    ):
+        await core.runtime.ask(turn("old"))
+        walls["now"] = 2000.0
+        await core.runtime.ask(turn("new"))
+        assert await ask(core, "purge", ended_before=1500.0) == {"turns": 1}
+        with pytest.raises(UnknownTurn):
+            await core.runtime.wait("old")
+        assert (await core.runtime.wait("new")).text == "hello"
+        core.workers.scripts |= {name: [(Say("again"), Finish())] for name in ("old", "new")}
+        assert (await core.runtime.ask(turn("old"))).text == "again"
+        assert (await core.runtime.ask(turn("new"))).text == "hello"
