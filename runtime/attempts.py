@@ -27,6 +27,7 @@ from loopforge.runtime.retry import (
     Decision,
     Failure,
     GiveUp,
+    Option,
     ParkUntil,
     ResendSame,
     SendTo,
@@ -35,7 +36,7 @@ from loopforge.runtime.retry import (
     leave_closed,
     rule_for,
 )
-from loopforge.runtime.router import Candidate, ProviderState, options
+from loopforge.runtime.router import Candidate, ProviderState, options, passed_over_late
 from loopforge.workers.framing import Frame, encode, renumber
 from loopforge.workers.messages import FrameType, pack, pack_message, unpack_header
 from loopforge.workers.packing import Malformed, from_plain
@@ -227,6 +228,8 @@ class Attempts:
                 waited = f"the deadline passed after {now - record.accepted_at:.1f} s in the queue of {desk.name!r}"
                 self.fail(record, DeadlineExceeded(desk.name, waited))
             self.floor.pump(desk)
+            for item, at in desk.queue.too_late(now):
+                self._leave_too_late(self.ledger.live[int(item.id)], at, now)
             if next_look is not None:
                 next_look = min(next_look, desk.queue.next_look(now))
         for record in list(self.ledger.live.values()):
@@ -402,6 +405,26 @@ class Attempts:
             if way is not None:
                 desk.queue.cancel(item.id)
                 self._act(record, way, error, b"", {})
+
+    def _leave_too_late(self, record: TurnRecord, starts_at: float, now: float) -> None:
+        """The limits a minute let a waiting turn not start before its deadline: it goes where it can, or learns so."""
+        at, left_s, wait_s = record.target, record.deadline - now, starts_at - now
+        late = f"the limits a minute let the turn start in {wait_s:.0f} s, and its deadline comes in {left_s:.0f} s"
+        action = f"post it again in {wait_s:.0f} s, or with a larger deadline_s"
+        error = RateLimited(at.provider, late, action=action, model=at.model, retry_after_s=wait_s)
+        failure = self._failure(record, error, now)
+        ways = (self._unless_late(record, option, now) for option in failure.options)
+        way = leave_closed(replace(failure, options=tuple(ways)), now)
+        record.desk.queue.cancel(record.place)
+        if way is not None:
+            passed = passed_over_late(at.provider, wait_s)
+            record.plan = replace(record.plan, warnings=(*record.plan.warnings, passed))
+        self._act(record, way or GiveUp(error=error), error, b"", {})
+
+    def _unless_late(self, record: TurnRecord, option: Option, now: float) -> Option:
+        """Closed, where the turn could not start before its deadline, either."""
+        starts_at = self.floor.earliest(option.provider, record.lane, record.asked.prompt_tokens, now)
+        return option if starts_at < record.deadline else replace(option, closed_until=starts_at)
 
     def fail(
         self, record: TurnRecord, error: TurnError, partial: bytes = b"", usage: dict[str, Any] | None = None

@@ -37,7 +37,7 @@ from loopforge.runtime.queries import RETRY, answer_of, operation_of
 from loopforge.runtime.records import Asked, ClientLink, Desk, Phase, TurnRecord, Watcher
 from loopforge.runtime.refusals import MAX_TEXT, check_number, error_frame, read_lane, unknown_turn
 from loopforge.runtime.reload import Changes, compare, is_same_account
-from loopforge.runtime.router import Plan, check_deadline, route
+from loopforge.runtime.router import Plan, in_time, route
 from loopforge.runtime.status import breaker_status, describe
 from loopforge.workers.framing import Frame, encode
 from loopforge.workers.messages import FrameType, SubmitHeader, pack, read_submit, unpack_header
@@ -134,7 +134,9 @@ class Dispatcher:
         now = self.floor.clock()
         record = self._new_record(header, body, now)
         lane, tokens = record.lane, record.asked.prompt_tokens
-        check_deadline(record.plan, lambda at: self.floor.earliest(at, lane, tokens, now), record.deadline, now)
+        record.plan = in_time(
+            record.plan, lambda at: self.floor.earliest(at.provider, lane, tokens, now), record.deadline, now
+        )
         self.ledger.budget.take(record.place, record.size)
         try:
             self.floor.enqueue(record, record.accepted_at)
@@ -485,7 +487,8 @@ class Dispatcher:
             "journal": self.ledger.journal.status(),
             "breakers": [breaker_status(row, now) for row in self.floor.breakers.snapshot(now)],
         }
-        return service | describe(self.config, self.floor.all_desks, list(self.ledger.live.values()), now)
+        floor, live = self.floor, list(self.ledger.live.values())
+        return service | describe(self.config, floor.all_desks, floor.outcomes.values(), live, now)
 
 
 def _header_of(turn: StoredTurn) -> SubmitHeader:

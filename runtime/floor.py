@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,9 +25,10 @@ from loopforge.runtime.ledger import Ledger
 from loopforge.runtime.outbox import Outbox
 from loopforge.runtime.records import Desk, DeskState, Phase, TurnRecord
 from loopforge.runtime.reload import is_same_account
-from loopforge.runtime.router import Candidate, Look, ProviderState
+from loopforge.runtime.router import Look, ProviderState
 from loopforge.runtime.stickiness import Stickiness
 from loopforge.runtime.taskqueue import Item, TaskQueue
+from loopforge.runtime.traffic import Traffic
 from loopforge.workers.channel import BufferFull, ChannelClosed
 from loopforge.workers.framing import encode
 from loopforge.workers.messages import FrameType, pack
@@ -49,6 +51,8 @@ class Floor:
         self._outbox = outbox
         self.look_at: float | None = None  # when tick comes next; None: not before somebody asks
         self.desks: dict[str, Desk] = {}
+        self.outcomes: dict[str, Counter[str]] = {}
+        """By provider, since the service began; of those that have left the configuration, too."""
         self.retired: list[Desk] = []
         """Desks of another configuration, or of a worker that grew too large: until their last turn has ended."""
         self.states: dict[str, ProviderState] = {}
@@ -64,13 +68,23 @@ class Floor:
         return [*self.desks.values(), *self.retired]
 
     def open_desk(self, settings: ProviderSettings, *, before: Desk | None = None) -> Desk:
-        """`before`: the one whose place it takes; with the same account behind it, its minute goes on here."""
-        minute = None
-        if before is not None and is_same_account(before.settings, settings):
-            minute = before.queue.minute
-        desk = self.desks[settings.name] = Desk(settings=settings, queue=TaskQueue(settings, minute=minute))
+        """`before`: the one whose place it takes. Its outcomes and deaths are the provider's and go on here.
+
+        What was seen of the server, its minute among that, goes on while the same account is behind it.
+        """
+        known = before if before is not None and is_same_account(before.settings, settings) else None
+        desk = self.desks[settings.name] = Desk(
+            settings=settings,
+            queue=TaskQueue(settings, minute=None if known is None else known.queue.minute),
+            outcomes=self.outcomes.setdefault(settings.name, Counter()),
+            traffic=Traffic() if known is None else known.traffic,
+        )
+        if before is not None:
+            desk.deaths, desk.last_death = before.deaths, before.last_death
         if settings.adaptive:
-            desk.adaptive = begin(None, settings.max_concurrency, MOST_ADAPTIVE)
+            adaptive = None if known is None else known.adaptive
+            desk.adaptive = adaptive or begin(None, settings.max_concurrency, MOST_ADAPTIVE)
+            desk.queue.set_concurrency(desk.adaptive.limit)
         self.states[settings.name] = ProviderState()
         return desk
 
@@ -192,9 +206,10 @@ class Floor:
         """Which breakers keep turns away at this moment, as router.py asks for it."""
         return lambda provider, model: self.breakers.look(provider, model, now)
 
-    def earliest(self, candidate: Candidate, lane: Lane, tokens: int, now: float) -> float:
+    def earliest(self, provider: str, lane: Lane, tokens: int, now: float) -> float:
         """Before that moment the limits a minute let no such turn start there."""
-        return self.desks[candidate.provider].queue.earliest(lane, tokens, now)
+        desk = self.desks.get(provider)  # one that left the configuration has none: its state says so
+        return now if desk is None else desk.queue.earliest(lane, tokens, now)
 
     # -- to a worker -------------------------------------------------------------------------------------------------
 

@@ -175,6 +175,21 @@ class Times:
             due.append(heapq.heappop(self._heap)[2])
         return due
 
+    def until(self, at: float, most: int) -> list[Waiting]:
+        """The turns whose time is not after `at`, earliest first, at most so many. They stay."""
+        found: list[Waiting] = []
+        ahead = [(self._heap[0], 0)] if self._heap else []  # a heap of places in the heap: a child is never before it
+        while ahead and len(found) < most:
+            (due, _, waiting), place = heapq.heappop(ahead)
+            if due > at:
+                break
+            if not self.is_stale(waiting):
+                found.append(waiting)
+            for child in (2 * place + 1, 2 * place + 2):
+                if child < len(self._heap):
+                    heapq.heappush(ahead, (self._heap[child], child))
+        return found
+
     def sweep_if_stale(self, waiting: int) -> None:
         """`waiting`: how many turns wait, with or without such a time."""
         if len(self._heap) > 2 * waiting + self.SPARE:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from loopforge.drivers.errors import RateLimited, TurnError, quote
@@ -213,16 +213,21 @@ def options(
     return tuple(shown)
 
 
-def check_deadline(plan: Plan, earliest: Callable[[Candidate], float], deadline: float, now: float) -> None:
-    """Refuse at once what cannot start in time, instead of letting it wait in vain.
+def in_time(plan: Plan, earliest: Callable[[Candidate], float], deadline: float, now: float) -> Plan:
+    """The plan with those first who can start the turn before its deadline; one that nobody can start is refused.
 
     `earliest`: before that moment the limits a minute let the turn not start at the candidate. Raises RateLimited, or
-    the error that keeps everybody closed, each with the time at which the turn could start.
+    the error that keeps everybody closed, each with the time at which the turn could start: waiting would be in vain.
     """
     starts = {candidate: max(plan.waits_until, earliest(candidate)) for candidate in plan.candidates}
+    if starts[plan.candidates[0]] < deadline:
+        return plan
     first = min(starts, key=starts.__getitem__)
     if starts[first] < deadline:
-        return
+        others = [candidate for candidate in plan.candidates if starts[candidate] >= deadline]
+        ready = [candidate for candidate in plan.candidates if starts[candidate] < deadline]
+        passed = (passed_over_late(candidate.provider, starts[candidate] - now) for candidate in others)
+        return replace(plan, candidates=(*ready, *others), warnings=(*plan.warnings, *passed))
     wait_s = starts[first] - now
     late = f"{wait_s:.0f} s from now at the earliest, and the turn's deadline comes in {max(0.0, deadline - now):.0f} s"
     action = f"post it again in {wait_s:.0f} s, or with a larger deadline_s"
@@ -232,6 +237,11 @@ def check_deadline(plan: Plan, earliest: Callable[[Candidate], float], deadline:
         raise TurnError.from_fields(fields)
     what = f"no candidate of [router.{plan.kind}] has a request or its tokens left before {late}"
     raise RateLimited(first.provider, what, action=action, model=first.model, retry_after_s=wait_s)
+
+
+def passed_over_late(provider: str, wait_s: float) -> str:
+    """For the reply: why a fallback has the turn."""
+    return f"{provider} was passed over: its limits a minute let the turn start in {wait_s:.0f} s, behind its deadline"
 
 
 def _override(provider: str, model: str, providers: Mapping[str, ProviderSettings]) -> Target:

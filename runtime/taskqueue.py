@@ -41,7 +41,7 @@ from loopforge.drivers.turn import LANES, Lane, Limits
 from loopforge.runtime.breakers import EVERY_MODEL, Gate
 from loopforge.runtime.errors import QueueFull, TooLarge
 from loopforge.runtime.lanes import Alone, Held, Item, Later, Times, TurnLane, Waiting
-from loopforge.runtime.rates import Rates, RatesStatus
+from loopforge.runtime.rates import MINUTE_S, Rates, RatesStatus
 from loopforge.runtime.slots import Slots
 
 __all__ = ["PASSED_OVER_S", "Assignment", "ByteBudget", "Item", "QueueStatus", "TaskQueue"]
@@ -51,6 +51,7 @@ __all__ = ["PASSED_OVER_S", "Assignment", "ByteBudget", "Item", "QueueStatus", "
 PASSED_OVER_S = 30.0
 STARTS_KEPT = 64  # the last starts, from which the rate at which places come free is estimated
 MIN_RETRY_AFTER_S = 1.0
+MOST_TOO_LATE = 64  # turns looked at for that in one look, which comes each second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +148,17 @@ class TaskQueue:
     def earliest(self, lane: Lane, tokens: int, now: float) -> float:
         """Before that moment the limits a minute let no such turn start, even if nobody else waits."""
         return self._rates.when(tokens, now, interactive=lane == "interactive")
+
+    def too_late(self, now: float) -> list[tuple[Item, float]]:
+        """Waiting turns that the limits a minute let not start before their deadline, and when they would.
+
+        They keep their places (see cancel). Of very many those with the earliest deadlines are told, the others later.
+        """
+        if not self._rates.active:
+            return []
+        soon = (waiting.item for waiting in self._deadlines.until(now + MINUTE_S, MOST_TOO_LATE))
+        starts = ((item, self.earliest(item.lane, item.tokens, now)) for item in soon)
+        return [(item, at) for item, at in starts if at >= item.deadline > now]
 
     # -- coming in ---------------------------------------------------------------------------------------------------
 

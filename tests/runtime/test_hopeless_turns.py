@@ -20,7 +20,6 @@ from tests.fakes.worker import Break, FakeWorkers, Finish, Say, Script, Send, Wa
 from tests.runtime.core import config, open_core, provider, turn, with_fallback
 
 QUICK = Profile(first_token_s=0, tokens_per_s=0, answer_tokens=3)
-STAYS = pytest.mark.xfail(reason="a turn that waits for the limits a minute is not looked at again", strict=True)
 
 
 def answer_that_uses_up(reset_s: float) -> Script:
@@ -44,7 +43,6 @@ async def test_a_turn_whose_minute_is_used_up_is_refused_at_once_with_the_time(a
         assert "t2" not in core.workers.attempts
 
 
-@pytest.mark.xfail(reason="the first candidate is taken although only the second can start in time", strict=True)
 async def test_a_turn_goes_at_once_to_the_candidate_that_can_start_it_in_time(autojump_clock: MockClock) -> None:
     """The first one's minute is used up until behind the deadline, the second one is idle."""
     home, cloud = provider("home", requests_per_minute=1), provider("cloud")
@@ -53,7 +51,6 @@ async def test_a_turn_goes_at_once_to_the_candidate_that_can_start_it_in_time(au
         assert (await core.runtime.ask(turn("t2", deadline_s=30))).provider == "cloud"
 
 
-@STAYS
 async def test_a_turn_that_waits_leaves_for_a_candidate_that_can_start_it_in_time(autojump_clock: MockClock) -> None:
     workers = FakeWorkers(scripts={"t1": [answer_that_uses_up(50.0)]})
     home, cloud = provider("home", max_concurrency=1, reserve=0), provider("cloud")
@@ -62,7 +59,6 @@ async def test_a_turn_that_waits_leaves_for_a_candidate_that_can_start_it_in_tim
         assert (await core.runtime.ask(turn("t2", deadline_s=20))).provider == "cloud"
 
 
-@STAYS
 async def test_a_turn_that_waits_learns_at_once_that_the_provider_lets_it_not_start_in_time(
     autojump_clock: MockClock,
 ) -> None:
@@ -79,7 +75,6 @@ async def test_a_turn_that_waits_learns_at_once_that_the_provider_lets_it_not_st
         assert "late" not in core.workers.attempts
 
 
-@STAYS
 async def test_of_turns_that_wait_for_the_minute_those_learn_at_once_whose_turn_comes_too_late(
     autojump_clock: MockClock,
 ) -> None:

@@ -19,7 +19,7 @@ from loopforge.drivers.registry import ProviderSettings
 from loopforge.runtime.breakers import Closed
 from loopforge.runtime.config.values import Route, Target
 from loopforge.runtime.errors import ProviderDown
-from loopforge.runtime.router import Candidate, Plan, ProviderState, check_deadline, options, route
+from loopforge.runtime.router import Candidate, Plan, ProviderState, in_time, options, route
 
 NOW = 1000.0
 PROVIDERS = {
@@ -187,9 +187,9 @@ def test_an_estimate_is_not_trusted_to_the_last_token_nor_where_bytes_are_no_tex
 def test_a_turn_whose_minute_is_used_up_beyond_its_deadline_is_refused_with_the_time() -> None:
     plan = resolve()
     starts = {"home": NOW + 50, "cloud": NOW + 42, "third": NOW + 60}
-    check_deadline(plan, lambda candidate: starts[candidate.provider], NOW + 42.1, NOW)
+    in_time(plan, lambda candidate: starts[candidate.provider], NOW + 42.1, NOW)
     with pytest.raises(RateLimited) as caught:
-        check_deadline(plan, lambda candidate: starts[candidate.provider], NOW + 42, NOW)
+        in_time(plan, lambda candidate: starts[candidate.provider], NOW + 42, NOW)
     assert (caught.value.provider, caught.value.retry_after_s) == ("cloud", 42)
     assert "no candidate of [router.coding] has a request or its tokens left before 42 s from now" in str(caught.value)
     assert "post it again in 42 s, or with a larger deadline_s" in str(caught.value)
@@ -197,9 +197,9 @@ def test_a_turn_whose_minute_is_used_up_beyond_its_deadline_is_refused_with_the_
 
 def test_a_turn_that_would_wait_for_a_breaker_beyond_its_deadline_is_refused_with_what_opened_it() -> None:
     plan = resolve(dict.fromkeys(PROVIDERS, for_s(60)))
-    check_deadline(plan, lambda _: NOW, NOW + 61, NOW)
+    in_time(plan, lambda _: NOW, NOW + 61, NOW)
     with pytest.raises(Overloaded) as caught:
-        check_deadline(plan, lambda _: NOW, NOW + 60, NOW)
+        in_time(plan, lambda _: NOW, NOW + 60, NOW)
     assert caught.value.retry_after_s == 60
     assert "the provider is overloaded; it is tried again 60 s from now at the earliest, and the turn's" in str(
         caught.value

@@ -6,11 +6,14 @@ import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.turn import Lane, Limits
 from loopforge.runtime.breakers import EVERY_MODEL, Gate
 from loopforge.runtime.errors import QueueFull
+from loopforge.runtime.lanes import Times, Waiting
 from loopforge.runtime.taskqueue import PASSED_OVER_S, Item, TaskQueue
 from tests.runtime.queueing import settings, start, turn
 
@@ -331,6 +334,44 @@ def test_the_reserve_never_takes_the_last_slot_and_comes_back_with_more_of_them(
     queue.set_concurrency(4)
     assert queue.snapshot(0.0).reserve == 2
     assert start(queue) == ["n1"]
+
+
+def test_turns_that_the_minute_lets_not_start_in_time_are_told_with_their_moment() -> None:
+    queue = limited(requests=1)
+    queue.offer(turn("first", deadline=500.0), 0.0)
+    assert start(queue, 0.0) == ["first"]
+    for name, deadline in (("late", 59.0), ("later", 60.0), ("in time", 60.5), ("patient", 500.0)):
+        queue.offer(turn(name, deadline=deadline), 1.0)
+
+    assert [(item.id, at) for item, at in queue.too_late(1.0)] == [("late", 60.0), ("later", 60.0)]
+    assert len(queue) == 4, "they keep their places"
+
+    queue.cancel("late")
+    assert [item.id for item, _ in queue.too_late(1.0)] == ["later"]
+    assert queue.too_late(60.0) == [], "what is overdue is for expire"
+
+
+def test_nothing_is_too_late_without_limits() -> None:
+    queue = TaskQueue(settings(1))
+    queue.offer(turn("a", deadline=1.0), 0.0)
+    assert queue.too_late(0.0) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=60), st.integers(0, 60), st.integers(1, 70))
+def test_the_earliest_times_are_found_without_taking_them_out(
+    turns: list[tuple[int, bool]], until: int, most: int
+) -> None:
+    times = Times()
+    for number, (at, left) in enumerate(turns):
+        waiting = Waiting(turn(str(number)), 0.0, number)
+        waiting.left = left
+        times.add(waiting, at)
+
+    found = [waiting.number for waiting in times.until(until, most)]
+
+    due = sorted((at, number) for number, (at, left) in enumerate(turns) if at <= until and not left)
+    assert found == [number for _, number in due][:most]
+    assert sorted(waiting.number for waiting in times.pop_until(until)) == sorted(number for _, number in due)
 
 
 def test_a_provider_without_limits_keeps_no_minute() -> None:
