@@ -27,6 +27,8 @@ MARGIN_BYTES = MIB
 MAX_OWED_BYTES = 64 * MIB
 AGAIN_S = 0.25
 """How often a full disk is looked at again, at most."""
+AGAIN_LATER_S = 5.0
+"""What is refused is told to come again then: somebody has to see to the disk first."""
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _WRITES_FAIL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
@@ -107,11 +109,13 @@ class Shortage:
         self._owed_bytes = 0
 
     def refusal(self) -> JournalFailed:
-        return JournalFailed(what=f"the journal cannot write: {self.problem}", action=self._action, retry_after_s=5.0)
+        """What to answer who wanted something written. Without a time to try again when only a restart helps."""
+        what = f"the journal cannot write: {self.problem}"
+        return JournalFailed(what=what, action=self._action, retry_after_s=None if self._damaged else AGAIN_LATER_S)
 
     def _declare(self, problem: str, now: float, *, full: bool) -> None:
         if not self.active:
-            log.error("the journal at %s cannot write (%s): new turns are refused until it can", self.place, problem)
+            log.error("the journal in %s cannot write (%s): new turns are refused", self.place.parent, problem)
         self.active, self.problem, self._look_at = True, problem, now + AGAIN_S
         if self._damaged:
             self._action = "restart the service: it moves the damaged file aside and begins a new one"

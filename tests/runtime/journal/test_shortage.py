@@ -59,6 +59,14 @@ def test_a_full_disk_refuses_new_turns_says_what_to_do_and_takes_them_again(tmp_
         assert store.shortage.problem == ""
 
 
+def test_the_log_names_the_folder_whose_disk_is_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_store(tmp_path / "journal.db") as store:
+        fill(store)
+        do(store, accept("a", body=BIG))
+    assert f"the journal in {tmp_path} cannot write" in caplog.text
+    assert "ballast" not in caplog.text
+
+
 def test_a_turn_that_does_not_fit_takes_no_other_of_its_group_down(tmp_path: Path) -> None:
     with open_store(tmp_path / "journal.db") as store:
         do(store, accept("a"), accept("b"))
@@ -122,6 +130,7 @@ def test_a_damaged_page_stops_new_turns_until_a_restart(tmp_path: Path) -> None:
         [refused] = do(store, accept("new"))
         assert isinstance(refused, JournalFailed)
         assert "restart the service" in str(refused)
+        assert refused.retry_after_s is None, "no time brings a damaged file back"
         assert isinstance(do(store, accept("new"), now=100.0)[0], JournalFailed)
         assert (tmp_path / "journal.suspect").exists()
     with open_store(path) as store:
