@@ -149,7 +149,8 @@ class Desk:
     run. `back_at`: a worker that died is started again then. `down_until` is infinite for a worker that cannot start
     until the configuration changes. `retired`: set when another desk, or none, has taken its place; its worker ends
     with its last turn. `successor`: the one that has its queue by now, slots and all. `adaptive`: what is known of how
-    many turns a local server takes at once, None when somebody wrote it down.
+    many turns a local server takes at once, None when somebody wrote it down. `outcomes`: one and the same at all desks
+    that the provider ever had; `traffic`: at those with the same account behind them.
     """
 
     settings: ProviderSettings

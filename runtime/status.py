@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,15 @@ MAX_LIVE = 100
 """Turns listed one by one; the counts are of all."""
 
 
-def describe(config: Config, desks: Sequence[Desk], live: Sequence[TurnRecord], now: float) -> dict[str, Any]:
-    """Everything but what the service knows of itself. Times in seconds, sizes in bytes."""
-    totals = {name: sum(desk.outcomes[name] for desk in desks if desk.successor is None) for name in OUTCOMES}
+def describe(
+    config: Config, desks: Sequence[Desk], outcomes: Iterable[Counter[str]], live: Sequence[TurnRecord], now: float
+) -> dict[str, Any]:
+    """Everything but what the service knows of itself. Times in seconds, sizes in bytes.
+
+    `outcomes`: of every provider that there is, or was since the service began.
+    """
+    ended = list(outcomes)
+    totals = {name: sum(counts[name] for counts in ended) for name in OUTCOMES}
     held = sum(record.phase is Phase.HELD for record in live)
     waiting = sum(record.phase is Phase.WAITING for record in live) + held
     return {

@@ -80,8 +80,11 @@ def trouble_with_key(key: str) -> str:
 
 
 def _has_answered(name: str, served: Mapping[str, Any]) -> bool:
+    """With the key that it has now: outcomes are told of what it had before a reload, too, its traffic is not."""
     return any(
-        provider.get("name") == name and provider.get("outcomes", {}).get("done")
+        provider.get("name") == name
+        and provider.get("state") != "retiring"
+        and (provider.get("traffic") or {}).get("done")
         for provider in served.get("providers", [])
     )
 

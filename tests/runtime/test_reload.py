@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from loopforge.drivers.errors import RateLimited, WorkerLost
+from loopforge.drivers.errors import RateLimited, TurnRefused, WorkerLost
 from loopforge.drivers.turn import Message, Reply
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import NoRoute
@@ -210,6 +210,73 @@ async def test_a_turn_that_waits_for_a_time_waits_for_it_after_a_reload_at_the_s
         core.supervisor.adopt(with_cloud(setup, **change))
         assert (await core.runtime.wait("limited")).attempts == 2
         assert (trio.current_time() >= 60) == same
+
+
+def told_of(core: Core, name: str) -> dict[str, Any]:
+    """The row of the provider's present desk in what status tells."""
+    rows: list[dict[str, Any]] = core.supervisor.dispatcher.status()["providers"]
+    return next(row for row in rows if row["name"] == name and row["state"] != "retiring")
+
+
+async def test_what_a_changed_provider_has_done_stays_and_goes_on(autojump_clock: MockClock) -> None:
+    setup = config(LOCAL, CLOUD)
+    scripts: dict[str, list[Script]] = {"long": [LONG], "late": [(Wait(50), Break(TurnRefused("cloud", "no")))]}
+    async with open_core(setup, FakeWorkers(scripts=scripts)) as core:
+        for _ in range(2):
+            await core.runtime.ask(turn(kind="coding"))
+        core.workers.alive["cloud"].kill()
+        await trio.sleep(2)
+        await core.runtime.post(turn("long", kind="coding"))
+        await core.runtime.post(turn("late", kind="coding"))
+        await trio.sleep(1)
+        core.supervisor.adopt(with_cloud(setup, default_model="other"))
+        row = told_of(core, "cloud")
+        assert row["outcomes"] == {"done": 2, "failed": 0, "cancelled": 0}
+        assert (row["deaths"], row["last_death"]) == (1, "killed by SIGKILL")
+        assert row["traffic"]["done"] == 2
+        await core.runtime.ask(turn(kind="coding"))
+        with pytest.raises(TurnRefused):
+            await core.runtime.wait("late")
+        await core.runtime.wait("long")  # both ended on the old worker
+        row = told_of(core, "cloud")
+        assert row["outcomes"] == {"done": 4, "failed": 1, "cancelled": 0}
+        assert (row["traffic"]["done"], row["traffic"]["failed"]) == (4, {"TurnRefused": 1})
+        told = core.supervisor.dispatcher.status()["turns"]
+        assert (told["done"], told["failed"]) == (4, 1)
+
+
+async def test_what_a_removed_provider_has_done_stays_in_the_totals_of_the_service(autojump_clock: MockClock) -> None:
+    setup = config(LOCAL, CLOUD)
+    async with open_core(setup, FakeWorkers(scripts={"long": [LONG]})) as core:
+        await core.runtime.ask(turn())
+        await core.runtime.ask(turn(kind="coding"))
+        await core.runtime.post(turn("long", kind="coding"))
+        await trio.sleep(1)
+        core.supervisor.adopt(replace(setup, providers={"local": LOCAL}, routes={"planning": setup.routes["planning"]}))
+        assert core.supervisor.dispatcher.status()["turns"]["done"] == 2
+        await core.runtime.wait("long")
+        await trio.sleep(5)
+        assert desk_states(core) == {"local": ["ready"]}
+        assert core.supervisor.dispatcher.status()["turns"]["done"] == 3
+        core.supervisor.adopt(setup)
+        assert told_of(core, "cloud")["outcomes"]["done"] == 2
+        assert core.supervisor.dispatcher.status()["turns"]["done"] == 3
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_what_was_seen_of_a_server_goes_on_while_it_is_the_same(autojump_clock: MockClock, same: bool) -> None:
+    setup = config(LOCAL, provider("cloud", adaptive=True, max_concurrency=2, reserve=0))
+    async with open_core(setup, FakeWorkers(slots={"cloud": 5})) as core:
+        await core.runtime.ask(turn(kind="coding"))
+        await trio.sleep(3)
+        assert told_of(core, "cloud")["slots_now"] == 5
+        core.workers.slots.clear()
+        change: dict[str, Any] = {"default_model": "other"} if same else {"base_url": "http://127.0.0.1:2/v1"}
+        core.supervisor.adopt(with_cloud(setup, **change))
+        row = told_of(core, "cloud")
+        assert (row["slots_now"], row["slots_told"], row["traffic"]["done"]) == ((5, 5, 1) if same else (2, None, 0))
+        assert row["outcomes"]["done"] == 1
+        assert core.supervisor.dispatcher.desks["cloud"].queue.free_slots == row["slots_now"]
 
 
 async def test_a_worker_that_grew_too_large_is_replaced_without_losing_its_turn(autojump_clock: MockClock) -> None:

@@ -15,8 +15,16 @@ from tests.runtime.doctor.asking import target, told, two_providers
 KEY = "sk-0123456789abcdef"
 
 
-def served(done: int) -> dict[str, Any]:
-    return {"providers": [{"name": "acme", "outcomes": {"done": done}}, {"name": "other", "outcomes": {"done": 9}}]}
+def served(done: int, *, by_another_key: int = 0) -> dict[str, Any]:
+    """`by_another_key`: turns that were done before the provider's account was changed."""
+
+    def row(name: str, done: int, before: int = 0, **members: Any) -> dict[str, Any]:
+        return {"name": name, "outcomes": {"done": done + before}, "traffic": {"done": done}, **members}
+
+    rows = [row("acme", done, by_another_key), row("other", 9)]
+    if by_another_key:
+        rows.append(row("acme", by_another_key, done, state="retiring"))
+    return {"providers": rows}
 
 
 def test_a_missing_key_that_a_route_needs_is_an_error_with_its_kinds() -> None:
@@ -62,6 +70,7 @@ def test_a_service_whose_provider_has_answered_has_the_key_whatever_this_shell_h
     needs = [target(api_key_env="ACME_KEY")]
     assert [found.status for found in judge_keys(needs, {}, served(done=1))] == ["ok"]
     assert [found.status for found in judge_keys(needs, {}, served(done=0))] == ["error"]
+    assert [found.status for found in judge_keys(needs, {}, served(done=0, by_another_key=3))] == ["error"]
 
 
 def test_a_provider_that_nothing_uses_and_whose_key_is_there_is_offered() -> None:

@@ -154,7 +154,7 @@ async def test_a_running_service_whose_provider_has_answered_proves_the_key(conf
         "version": loopforge.__version__,
         "pid": 9,
         "config": str(path),
-        "providers": [{"name": "deepseek", "state": "ready", "outcomes": {"done": 3}}],
+        "providers": [{"name": "deepseek", "state": "ready", "traffic": {"done": 3}}],
     }
     machine = tools(configured, ask_status=lambda _path, _answer_s: told)
     assert [found.status for found in by_check(await examine(None, machine, TIMEOUT_S))["keys"]] == ["ok"]
