@@ -156,17 +156,21 @@ class Chaos:
     random: random.Random
     rate: float
     counts: Counter[str] = field(default_factory=Counter)
+    enough: trio.Event = field(default_factory=trio.Event)
 
     @property
     def kills(self) -> int:
         return self.counts["kill -9 of a worker"] + self.counts["kill -9 of the service"]
 
-    async def run(self) -> None:
+    async def run(self, *, until_kills: int) -> None:
+        """Strike until cancelled. `enough` is set once there were so many kills."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._weather)
             while True:
                 await trio.sleep(self.random.expovariate(self.rate))
                 await self._strike(nursery)
+                if self.kills >= until_kills:
+                    self.enough.set()
 
     async def _strike(self, nursery: trio.Nursery) -> None:
         actions = {
