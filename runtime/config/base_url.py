@@ -5,6 +5,7 @@ Hosts: the vendors' API references; the names are those of the profiles in drive
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -67,6 +68,14 @@ _QUERY_OF_VENDOR = {
 }
 
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f]")
+_FRONT = re.compile(r"([A-Za-z]{2,8})(?:[:;.,]*[/\\]+|[:;](?!\d))")
+"""What may be meant as a scheme: http//x, https:/x, htp://x, https:x, http:\\x. A number behind a colon is a port."""
+_AGAIN = re.compile(r"(?:(https?)(?:[:;]?[/\\]{2,}|:(?!\d)))+", re.IGNORECASE)
+_LIKE_HTTP = 0.75  # of difflib: a letter that is missing, doubled or twisted; "ftp" and "tcp" are far from it
+_REQUEST_PATH = re.compile(r"/(?:chat/completions|completions|messages|responses|embeddings|(?<=/v1/)models)/*$")
+_OLLAMA_PATH = re.compile(r"/api(?:/(?:chat|generate|tags|embed|embeddings|version))?/*$")
+"""Of Ollama's own API, which is another wire than the ones that it shares with others."""
+_MODEL_METHOD = re.compile(r"/models/[^/]+:(?:streamG|g)enerateContent/*$")
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
@@ -123,6 +132,8 @@ def trouble_with(base_url: str) -> tuple[str, str] | None:
     """(what is wrong, what to write instead), or None for a usable URL. Never repeats credentials."""
     if _UNPRINTABLE.search(base_url):
         return "a URL has no spaces or control characters", "remove them"
+    if (mended := _with_scheme(base_url)) is not None:
+        return _trouble_with_scheme(base_url, mended)
     try:
         url = urlsplit(base_url)
         _ = url.port
@@ -131,7 +142,7 @@ def trouble_with(base_url: str) -> tuple[str, str] | None:
     if "@" in base_url.partition("://")[2].partition("/")[0] or "@" in base_url.partition("/")[0]:
         return "a URL here carries no user name or password", "name the key's variable in api_key_env instead"
     if url.scheme not in ("http", "https"):
-        return _trouble_with_scheme(base_url, url)
+        return f"{url.scheme or 'a URL that begins with '}:// cannot be used", "write an http:// or https:// URL"
     if not url.hostname:
         return "the URL names no host", f'write it like "{url.scheme}://api.example.com/v1"'
     if _address(url.hostname) is None and not _HOST.fullmatch(url.hostname):
@@ -141,13 +152,53 @@ def trouble_with(base_url: str) -> tuple[str, str] | None:
     return _trouble_with_query(base_url, url)
 
 
-def _trouble_with_scheme(base_url: str, url: SplitResult) -> tuple[str, str]:
-    if "://" not in base_url:
-        if looks_like_key(base_url):
-            return "that is no URL", "name the key's variable in api_key_env instead"
-        near = "http" if base_url.startswith(("localhost", "127.", "[")) else "https"
-        return "the URL has no http:// or https:// in front", f'write "{near}://{base_url}"'
-    return f"{url.scheme or 'a URL that begins with '}:// cannot be used", "write an http:// or https:// URL"
+def without_request_path(base_url: str) -> str | None:
+    """A usable base_url that ends in the path of a request, without it; None for one that does not."""
+    url = urlsplit(base_url)
+    path = _MODEL_METHOD.sub("", _REQUEST_PATH.sub("", url.path))
+    if url.port == OLLAMA_PORT:
+        path = _OLLAMA_PATH.sub("/v1", path)
+    return None if path == url.path else url._replace(path=path).geturl()
+
+
+def _with_scheme(base_url: str) -> str | None:
+    """The URL as it was meant, when its scheme is misspelt, left out or there twice; else None."""
+    scheme, mark, rest = base_url.partition("://")
+    again = _AGAIN.match(rest)
+    if mark and scheme.lower() in ("http", "https"):
+        if again is None:
+            return None
+    elif (front := _FRONT.match(base_url)) and difflib.get_close_matches(
+        front[1].lower(), ("http", "https"), n=1, cutoff=_LIKE_HTTP
+    ):
+        scheme, rest = front[1], base_url[front.end() :].replace("\\", "/")
+        again = _AGAIN.match(rest)
+    elif mark and scheme:
+        return None
+    else:
+        rest = base_url.lstrip(":/")
+        scheme, again = "http" if _is_without_tls(rest) else "https", None
+    if again is not None:
+        scheme, rest = again[1], rest[again.end() :]
+    return f"{'https' if scheme.lower().endswith('s') else 'http'}://{rest}"
+
+
+def _trouble_with_scheme(base_url: str, mended: str) -> tuple[str, str]:
+    if looks_like_key(base_url) or looks_like_key(mended.partition("://")[2]):
+        return "that is no URL", "name the key's variable in api_key_env instead"
+    twice = "://" in base_url and base_url.partition("://")[0].lower() in ("http", "https")
+    what = "the URL has a scheme twice" if twice else "the URL has no http:// or https:// in front"
+    return trouble_with(mended) or (what, f'write "{mended}"')
+
+
+def _is_without_tls(place: str) -> bool:
+    """Whether the server at "host:port/path" is most likely one that runs at home."""
+    try:
+        url = urlsplit(f"//{place}")
+        host, port = url.hostname or "", url.port
+    except ValueError:
+        return False
+    return port == OLLAMA_PORT or _is_near(host) or (port is not None and "." not in host)
 
 
 def _trouble_with_query(base_url: str, url: SplitResult) -> tuple[str, str] | None:

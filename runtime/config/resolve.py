@@ -14,9 +14,16 @@ from typing import Any, TypeVar
 
 from loopforge.drivers.registry import AwsSettings, Price, ProviderSettings, has_driver
 from loopforge.drivers.turn import Lane
-from loopforge.runtime.config.base_url import VENDORS_OF_KIND, is_exposed, is_loopback, trouble_with, vendor_of
+from loopforge.runtime.config.base_url import (
+    VENDORS_OF_KIND,
+    is_exposed,
+    is_loopback,
+    trouble_with,
+    vendor_of,
+    without_request_path,
+)
 from loopforge.runtime.config.carrying import warn_of_routes, with_lacks
-from loopforge.runtime.config.findings import Findings, Path, describe, did_you_mean
+from loopforge.runtime.config.findings import Findings, Path, describe, did_you_mean, looks_like_key
 from loopforge.runtime.config.model import (
     ORIGINAL_TABLES,
     TABLES,
@@ -180,8 +187,9 @@ def _check_reserve(name: str, table: ProviderTable, findings: Findings) -> None:
 def _warn_of_url(table: ProviderTable, path: Path, findings: Findings) -> None:
     if table.api_key_env and is_exposed(table.base_url):
         findings.warn((*path, "base_url"), "the key will cross the network unencrypted", "write https:// if it can")
-    if re.search(r"/(?:chat/completions|messages)/*$", table.base_url):
-        findings.warn((*path, "base_url"), "a base URL ends before the path of a request", "leave out the last part")
+    if (shorter := without_request_path(table.base_url)) is not None:
+        instead = "leave out the last part" if looks_like_key(table.base_url) else f'write "{shorter}"'
+        findings.warn((*path, "base_url"), "a base URL ends before the path of a request", instead)
 
 
 @dataclass(frozen=True, slots=True)

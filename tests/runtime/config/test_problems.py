@@ -156,6 +156,27 @@ def test_a_table_in_the_wrong_place(text: str, place: str, line: int, problem: s
         ("127.0.0.1:11434/v1", "no http:// or https:// in front", '"http://127.0.0.1:11434/v1"'),
         ("localhost:11434/v1", "no http:// or https:// in front", '"http://localhost:11434/v1"'),
         ("api.example.com/v1", "no http:// or https:// in front", '"https://api.example.com/v1"'),
+        ("http//127.0.0.1:11434/v1", "no http:// or https:// in front", '"http://127.0.0.1:11434/v1"'),
+        ("https//api.example.com/v1", "no http:// or https:// in front", '"https://api.example.com/v1"'),
+        ("http:/127.0.0.1:11434/v1", "no http:// or https:// in front", '"http://127.0.0.1:11434/v1"'),
+        ("https/api.example.com/v1", "no http:// or https:// in front", '"https://api.example.com/v1"'),
+        ("https:api.example.com/v1", "no http:// or https:// in front", '"https://api.example.com/v1"'),
+        ("htp://localhost:8000/v1", "no http:// or https:// in front", '"http://localhost:8000/v1"'),
+        ("HTPS://api.example.com", "no http:// or https:// in front", '"https://api.example.com"'),
+        ("ttps://api.example.com", "no http:// or https:// in front", '"https://api.example.com"'),
+        ("http;//localhost/v1", "no http:// or https:// in front", '"http://localhost/v1"'),
+        (r"http:\\\\localhost:1\\v1", "no http:// or https:// in front", '"http://localhost:1/v1"'),
+        ("://api.example.com/v1", "no http:// or https:// in front", '"https://api.example.com/v1"'),
+        ("//127.0.0.1:8080/v1", "no http:// or https:// in front", '"http://127.0.0.1:8080/v1"'),
+        ("192.168.1.5:8000/v1", "no http:// or https:// in front", '"http://192.168.1.5:8000/v1"'),
+        ("[::1]:8000", "no http:// or https:// in front", '"http://[::1]:8000"'),
+        ("gpu-box:8000/v1", "no http:// or https:// in front", '"http://gpu-box:8000/v1"'),
+        ("ollama.example.com:11434", "no http:// or https:// in front", '"http://ollama.example.com:11434"'),
+        ("https://https://api.example.com", "a scheme twice", '"https://api.example.com"'),
+        ("https://http//127.0.0.1:11434/v1", "a scheme twice", '"http://127.0.0.1:11434/v1"'),
+        ("http//me:hunter2@api.example.com/v1", "no user name or password", "api_key_env"),
+        ("http:/api.example.com/v1?key=hunter2", "behind ?", "api_key_env"),
+        ("https:sk-hunter2", "no URL", "api_key_env"),
         ("ftp://api.example.com", "ftp:// cannot be used", "https://"),
         ("file:///etc/passwd", "file:// cannot be used", "https://"),
         ("https://", "no host", "https://api.example.com/v1"),
@@ -188,6 +209,8 @@ def test_a_bad_url(url: str, problem: str, suggestion: str) -> None:
     "url",
     [
         "https://h",
+        "http://http/v1",
+        "http://http:8080/v1",
         "HTTPS://H.example./",
         "http://[::1]:1/v1",
         "https://xn--exmple-cua.com",
@@ -200,6 +223,42 @@ def test_a_good_url_is_taken_as_it_is(url: str) -> None:
     checked = check_text(f'{OLLAMA}[providers.p]\nbase_url = "{url}"\n', FILE, {})
     assert checked.config is not None
     assert checked.config.providers["p"].base_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "shorter"),
+    [
+        ("https://api.example.com/v1/chat/completions", "https://api.example.com/v1"),
+        ("https://api.example.com/v1/completions/", "https://api.example.com/v1"),
+        ("https://api.example.com/v1/responses", "https://api.example.com/v1"),
+        ("https://api.example.com/v1/models", "https://api.example.com/v1"),
+        ("http://127.0.0.1:11434/api/chat", "http://127.0.0.1:11434/v1"),
+        ("http://127.0.0.1:11434/api", "http://127.0.0.1:11434/v1"),
+        (
+            "https://x.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-10-21",
+            "https://x.openai.azure.com/openai/deployments/d?api-version=2024-10-21",
+        ),
+    ],
+)
+def test_a_base_url_that_ends_in_the_path_of_a_request_is_told_with_the_shorter_one(url: str, shorter: str) -> None:
+    checked = check_text(f'{OLLAMA}[providers.p]\nbase_url = "{url}"\n', FILE, {})
+    assert checked.config is not None
+    (warning,) = checked.config.warnings
+    assert (warning.place, warning.suggestion) == ("providers.p.base_url", f'write "{shorter}"')
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x.services.ai.azure.com/models", "https://api.example.com/api", "https://api.example.com/v1"]
+)
+def test_a_path_that_servers_have_as_their_base_is_no_slip(url: str) -> None:
+    checked = check_text(f'{OLLAMA}[providers.p]\nbase_url = "{url}"\n', FILE, {})
+    assert checked.config is not None
+    assert checked.config.warnings == ()
+
+
+def test_a_scheme_that_is_there_a_thousand_times_is_one_slip() -> None:
+    found = only_problem(f'{OLLAMA}[providers.p]\nbase_url = "{"http//" * 1000}localhost:1"\n')
+    assert found.suggestion == 'write "http://localhost:1"'
 
 
 SECRETS = [
