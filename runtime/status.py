@@ -65,6 +65,7 @@ def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
         "generation": desk.generation,
         "deaths": desk.deaths,
         "last_death": desk.last_death,
+        "back_in_s": _back_in_s(desk, now),
         "down_for_s": down_for_s if 0 < down_for_s < math.inf else None,
         "down_reason": desk.down_reason if desk.state is DeskState.DOWN else "",
         "slots": desk.settings.max_concurrency,
@@ -82,6 +83,12 @@ def _desk_status(desk: Desk, now: float) -> dict[str, Any]:
         "traffic": desk.traffic.snapshot(now),
         "limits": _limits_status(queue, now),
     }
+
+
+def _back_in_s(desk: Desk, now: float) -> float | None:
+    """Until the worker is started again that waits out its back-off after a death; None when none waits."""
+    waits = desk.state is DeskState.STOPPED and desk.wanted.is_set() and not desk.retired.is_set()
+    return desk.back_at - now if waits and desk.back_at > now else None
 
 
 def _limits_status(queue: QueueStatus, now: float) -> dict[str, Any]:

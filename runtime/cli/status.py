@@ -128,7 +128,10 @@ def _notes(provider: Mapping[str, Any]) -> Iterable[str]:
     if provider.get("down_reason"):
         yield f"{name} is down {_for_how_long(provider)}: {one_line(provider['down_reason'], _REASON_CHARACTERS)}"
     elif provider.get("last_death") and provider.get("deaths"):  # one that was idle was stopped, and is none
-        yield f"{name}: its last worker died: {one_line(provider['last_death'], _REASON_CHARACTERS)}"
+        begun = f"{name}:"
+        if (back_in_s := provider.get("back_in_s")) is not None:
+            begun = f"{name} starts again in {duration(back_in_s)}:"
+        yield f"{begun} its last worker died: {one_line(provider['last_death'], _REASON_CHARACTERS)}"
     if provider.get("state") == "retiring":
         yield f"{name}: the retiring worker ends with the last turn it has; new ones go to another"
     yield from _slots_note(provider)

@@ -163,6 +163,29 @@ async def test_a_cancelled_turn_ends_soon_also_when_its_worker_does_not_let_go(a
         assert status_of(core)["deaths"] == 0
 
 
+async def test_status_tells_when_a_worker_starts_again_that_waits_out_its_back_off(autojump_clock: MockClock) -> None:
+    async with open_core(config(ONE_SLOT), FakeWorkers(refuse_boot=3)) as core:
+        await trio.sleep(0.1)  # the first start again is at once, the second and the third after 0.5 s and 1 s
+        assert status_of(core)["state"] == "stopped"
+        assert status_of(core)["back_in_s"] == pytest.approx(0.4)
+        await trio.sleep(0.5)
+        assert status_of(core)["back_in_s"] == pytest.approx(0.9)
+        await trio.sleep(1)
+        assert (status_of(core)["state"], status_of(core)["back_in_s"], status_of(core)["deaths"]) == ("ready", None, 3)
+
+
+async def test_a_worker_that_nobody_needs_starts_again_at_no_time(autojump_clock: MockClock) -> None:
+    async with open_core(config(provider("local"), provider("cloud"), provider("spare"))) as core:
+        for _ in range(2):  # the second one has a back-off
+            await core.runtime.ask(turn(provider="spare"))
+            core.workers.alive["spare"].kill()
+            await trio.sleep(0.1)
+        row = status_of(core, "spare")
+        assert (row["state"], row["deaths"], row["back_in_s"]) == ("stopped", 2, None)
+        await core.runtime.post(turn("waits", provider="spare"))
+        assert status_of(core, "spare")["back_in_s"] == pytest.approx(0.4)
+
+
 async def test_a_worker_all_of_whose_turns_are_stuck_is_replaced(autojump_clock: MockClock) -> None:
     workers = FakeWorkers(scripts={"t1": [(Cling(math.inf),)]})
     async with open_core(config(ONE_SLOT), workers) as core:

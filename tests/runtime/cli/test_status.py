@@ -108,6 +108,12 @@ def test_only_who_died_is_said_to_have_died() -> None:
     assert [line for line in lines if "died" in line] == ["glm: its last worker died: killed by SIGKILL"]
 
 
+def test_a_worker_that_waits_out_its_back_off_is_told_with_the_time_of_its_next_start() -> None:
+    waits = provider("glm", state="stopped", generation=3, deaths=3, last_death="killed by SIGKILL", back_in_s=3.5)
+    lines = describe({**TOLD, "providers": [waits]}, "s")
+    assert "glm starts again in 3.5 s: its last worker died: killed by SIGKILL" in lines
+
+
 def test_the_slots_are_those_that_there_are_now_and_not_those_of_the_configuration() -> None:
     """A rate limit takes some away for a while, and a local server's are found out."""
     halved = provider("glm", state="ready", generation=1, running=3, slots=8, slots_now=4)
