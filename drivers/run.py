@@ -22,7 +22,7 @@ from loopforge.drivers.errors import (
     WireMismatch,
 )
 from loopforge.drivers.fold import Fold
-from loopforge.drivers.turn import Delta, Notice, Reply, Timings, Turn
+from loopforge.drivers.turn import Delta, Notice, Reply, Timings, Turn, Usage
 from loopforge.drivers.wire import Auth, Driver, HttpRequest, Reader, RenewableAuth, Response, Transport
 
 # After the answer's own end its body should end, too; usage may come in between. A body read to its end leaves a
@@ -31,6 +31,7 @@ TAIL_S = 1.0
 TAIL_EVENTS = 64
 
 Emit = Callable[[Delta], Awaitable[None]]
+Book = Callable[[Usage], None]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -48,13 +49,23 @@ class Watchdogs:
 
 
 async def run_turn(  # noqa: PLR0917 - each is a different thing, and all are always given
-    driver: Driver, auth: Auth, turn: Turn, transport: Transport, emit: Emit, watchdogs: Watchdogs
+    driver: Driver,
+    auth: Auth,
+    turn: Turn,
+    transport: Transport,
+    emit: Emit,
+    watchdogs: Watchdogs,
+    *,
+    book: Book | None = None,
 ) -> Reply:
     """Send `turn` once; await emit(delta) for each delta in order; return the reply.
 
     `turn.provider` and `turn.model` are the ones to ask. The driver's notices come before the first delta of the
     answer, so that a turn that never got an answer has emitted nothing. The caller sets the deadline by a cancel
     scope; cancelled, the provider's connection is closed. What `emit` raises passes through.
+
+    `book`: called at most once, when no reply comes, whatever the reason (an error, a cancel, the deadline): with the
+    tokens that the provider had told it had counted by then. As a UsageDelta, it replaces what deltas had said.
 
     Raises DriverError, with provider, model, `started` (a delta had been emitted) and `partial` (what had come):
     of the auth, transport and driver as wire.py says; ProviderUnavailable when no event came in time, Stalled when
@@ -64,10 +75,13 @@ async def run_turn(  # noqa: PLR0917 - each is a different thing, and all are al
     attempt = _Attempt(driver=driver, turn=turn, emit=emit, watchdogs=watchdogs)
     try:
         await attempt.run(auth, transport)
+        return attempt.reply()
     except DriverError as exc:
         attempt.complete(exc)
         raise
-    return attempt.reply()
+    finally:
+        if book is not None and not attempt.answered and (usage := attempt.untold_usage()) is not None:
+            book(usage)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,6 +91,8 @@ class _Attempt:
     emit: Emit
     watchdogs: Watchdogs
     fold: Fold = field(default_factory=Fold)
+    reader: Reader | None = None  # of an answer that began
+    answered: bool = False
     notices: tuple[str, ...] = ()  # still to be emitted
     started: bool = False
     events: int = 0
@@ -86,22 +102,21 @@ class _Attempt:
     async def run(self, auth: Auth, transport: Transport) -> None:
         self.notices = self._ask_driver(self.driver.notices, self.turn)
         request = self._ask_driver(self.driver.build_request, self.turn)
-        reader: Reader | None = None
         with trio.CancelScope(deadline=self.began + self.watchdogs.first_event_s) as watchdog:
             for is_last in (False, True):
                 async with transport.open(await self._sign(auth, request)) as response:
                     if response.status == 200:
-                        reader = self._ask_driver(self.driver.new_reader, self.turn, response.headers)
-                        await self._read(reader, response, watchdog)
+                        self.reader = self._ask_driver(self.driver.new_reader, self.turn, response.headers)
+                        await self._read(self.reader, response, watchdog)
                         break
                     error = await self._explain(response)
                     if not self._signs_anew(auth, error, response) or is_last:
                         raise error
         overdue = watchdog.cancelled_caught and self.fold.finish is None
-        if reader is None or (overdue and not self.events):
+        if self.reader is None or (overdue and not self.events):
             raise self._overdue()
         try:
-            rest = self._ask_driver(reader.close)
+            rest = self._ask_driver(self.reader.close)
         except StreamBroken:
             if overdue:  # of course it is: that the provider stopped is the news
                 raise self._overdue() from None
@@ -210,6 +225,17 @@ class _Attempt:
         error.partial = self.fold.partial() or error.partial
         error.args = (error.describe(),)
 
+    def untold_usage(self) -> Usage | None:
+        """What the provider had counted and no delta has said. Raises nothing: what ended the attempt is the news."""
+        try:
+            usage = None if self.reader is None else self.reader.known_usage()
+        except Exception:  # noqa: BLE001 - a bug here must not take the place of an error, nor of a cancel
+            return None
+        if usage is None or not (usage.input or usage.output):
+            return None  # nothing, or zeros that stand in for the count until it is made
+        return None if usage == self.fold.usage else usage
+
     def reply(self) -> Reply:
+        self.answered = True
         timings = Timings(first_token_s=self.first_token_s, total_s=trio.current_time() - self.began)
         return replace(self.fold.reply(self.turn), timings=timings)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from loopforge.drivers.errors import CredentialsRejected, DriverError
-from loopforge.drivers.turn import Delta, Turn
+from loopforge.drivers.turn import Delta, Turn, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,12 @@ class Reader(Protocol):
 
     def close(self) -> list[Delta]:
         """The body ended: the deltas still due. Raises StreamBroken if that cut the turn short, or a DriverError."""
+
+    def known_usage(self) -> Usage | None:
+        """The latest count that the answer has told, in a delta already or not; None while it has told none.
+
+        Asked of an answer that ended without a reply, whatever ended it. Asking changes nothing.
+        """
 
 
 class Driver(Protocol):

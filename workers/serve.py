@@ -24,7 +24,7 @@ from loopforge.drivers.fold import Fold
 from loopforge.drivers.registry import ProviderSettings
 from loopforge.drivers.run import Watchdogs, run_turn
 from loopforge.drivers.slots import ask_slots, slots_request
-from loopforge.drivers.turn import Delta, Effort, Reply, Turn
+from loopforge.drivers.turn import Delta, Effort, Reply, Turn, Usage, UsageDelta
 from loopforge.drivers.wire import Auth, Driver, Transport
 from loopforge.workers.channel import BufferFull, Channel, ChannelClosed
 from loopforge.workers.framing import MAX_FRAME_BYTES, Frame, FrameError, encode
@@ -264,7 +264,9 @@ class _Worker:
         try:
             with trio.CancelScope(deadline=trio.current_time() + turn.remaining_s) as deadline:
                 await turn.start()
-                reply = await run_turn(use.driver, use.auth, turn.turn, use.transport, turn.emit, turn.watchdogs)
+                reply = await run_turn(
+                    use.driver, use.auth, turn.turn, use.transport, turn.emit, turn.watchdogs, book=turn.book
+                )
                 self._slots.turn_done()
                 return turn.done(reply)
             assert deadline.cancelled_caught
@@ -329,6 +331,10 @@ class _RunningTurn:
         await self.wait_room()
         self.seq += 1
         self.channel.post_soon(frame)
+
+    def book(self, usage: Usage) -> None:
+        """What the provider had counted when an attempt ended that gives no reply."""
+        self.fold.add(UsageDelta(usage))
 
     async def wait_room(self) -> None:
         """Until the supervisor has read most of what it was sent. Of many that wait one at a time finds the room."""

@@ -27,6 +27,7 @@ from loopforge.drivers.turn import (
     OpaquePart,
     ResponseInfo,
     Turn,
+    Usage,
     UsageDelta,
     WholePart,
 )
@@ -80,6 +81,11 @@ class Answer:
     def complete(self) -> bool:
         """A stop reason was read: the body may end."""
         return self._stop_reason is not None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The latest count, said in a delta already or not."""
+        return self._usage.total() if self._usage else None
 
     def read_event(self, kind: str, event: JsonObject, out: list[Delta]) -> None:
         """One event of a stream other than a delta. Raises DriverError."""

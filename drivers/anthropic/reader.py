@@ -16,7 +16,7 @@ from loopforge.drivers.fold import Fold
 from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import parse_json
 from loopforge.drivers.sse import SseEvent
-from loopforge.drivers.turn import Delta, JsonObject, Turn
+from loopforge.drivers.turn import Delta, JsonObject, Turn, Usage
 
 _KEEP_ALIVE = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
 _DONE = "[DONE]"  # of gateways that think of another wire
@@ -72,6 +72,10 @@ class MessagesReader:
             raise StreamBroken(self._asked.provider, "the stream ended before the answer did")
         self._answer.end(out)
         return out
+
+    def known_usage(self) -> Usage | None:
+        """The latest count that the answer has told; None while it has told none."""
+        return self._answer.usage
 
     def _read_events(self, events: list[SseEvent], out: list[Delta]) -> None:
         answer = self._answer

@@ -20,6 +20,9 @@ class UsageReports:
     def __init__(self) -> None:
         self._latest: JsonObject = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._latest)
+
     def add(self, raw: object) -> bool:
         """Take a `usage` member; True when it said anything new."""
         if not isinstance(raw, Mapping):

@@ -23,6 +23,7 @@ from loopforge.drivers.turn import (
     Opaque,
     ResponseInfo,
     Turn,
+    Usage,
     UsageDelta,
 )
 
@@ -43,11 +44,15 @@ _PADDING = "p"
 
 
 class Answer:
-    """Turns events into deltas. `begun`: an event of this wire has come; `stopped`: its stop reason, too."""
+    """Turns events into deltas. `begun`: an event of this wire has come; `stopped`: its stop reason, too.
+
+    `usage`: the latest count, as a delta says it.
+    """
 
     def __init__(self, asked: Asked, turn: Turn, headers: Mapping[str, str], answer_tool: str) -> None:
         self.begun = False
         self.stopped = False
+        self.usage: Usage | None = None
         self._asked = asked
         self._headers = headers
         seed = limits.request_id(headers) or turn.id
@@ -100,9 +105,7 @@ class Answer:
         for block in content:
             if isinstance(block, dict):
                 self._read_block(block, out)
-        usage = read_usage(body.get("usage"))
-        if usage is not None:
-            out.append(UsageDelta(usage))
+        self._on_usage(body, out)
         self._conclude(_string(body.get("stopReason")), out)
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -167,8 +170,12 @@ class Answer:
 
     def _on_metadata(self, event: JsonObject, out: list[Delta]) -> None:
         self._introduce(out)
-        usage = read_usage(event.get("usage"))
+        self._on_usage(event, out)
+
+    def _on_usage(self, holder: JsonObject, out: list[Delta]) -> None:
+        usage = read_usage(holder.get("usage"))
         if usage is not None:
+            self.usage = usage
             out.append(UsageDelta(usage))
 
     # -- a whole answer -----------------------------------------------------------------------------------------------

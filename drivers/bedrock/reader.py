@@ -15,7 +15,7 @@ from loopforge.drivers.bedrock.frames import Body, Frame
 from loopforge.drivers.errors import DriverError, StreamBroken, WireMismatch, quote
 from loopforge.drivers.fold import Fold
 from loopforge.drivers.json_values import parse_json
-from loopforge.drivers.turn import Delta, JsonObject, Turn
+from loopforge.drivers.turn import Delta, JsonObject, Turn, Usage
 
 _KEEP_ALIVE = frozenset({"ping", "keepAlive", "heartbeat", "initial-response"})
 """Not seen on this wire so far; other event streams of AWS have them. They are no events, and silence."""
@@ -70,6 +70,10 @@ class ConverseReader:
         if not self._answer.stopped:
             raise StreamBroken(self._asked.provider, "the stream ended before the answer did")
         return []
+
+    def known_usage(self) -> Usage | None:
+        """The latest count that the answer has told; None while it has told none."""
+        return self._answer.usage
 
     def _read_frame(self, frame: Frame, out: list[Delta]) -> None:
         answer = self._answer

@@ -71,6 +71,11 @@ class Answer:
         self._usage_raw: Mapping[str, Any] | None = None
         self._usage: Usage | None = None
 
+    @property
+    def usage(self) -> Usage | None:
+        """The latest count, said in a delta already or not."""
+        return self._usage if self._usage_raw is None else read_usage(self._usage_raw)
+
     def read_frame(self, frame: JsonObject, out: list[Delta]) -> bool:
         """One frame of a stream, or a whole answer. False when it says that nothing is new. Raises DriverError."""
         if not self._introduced:

@@ -16,7 +16,7 @@ from loopforge.drivers.dashscope_native.frames import Frame, FrameReader
 from loopforge.drivers.errors import DriverError, StreamBroken, WireMismatch, quote
 from loopforge.drivers.fold import Fold
 from loopforge.drivers.json_values import ends_early, parse_json
-from loopforge.drivers.turn import Delta, JsonObject, Turn
+from loopforge.drivers.turn import Delta, JsonObject, Turn, Usage
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024  # of a whole answer; the transport has its own, configured bound
 _HEAD_BYTES: Final = 512  # kept to quote from when the body turns out to be none of this wire
@@ -84,6 +84,10 @@ class DashScopeReader:
                 exc.partial = fold.partial()
             raise
         return out
+
+    def known_usage(self) -> Usage | None:
+        """The latest count that the answer has told; None while it has told none."""
+        return self._answer.usage
 
     def _choose_form(self, data: bytes) -> bytes:
         """By the first byte: JSON begins with a bracket, nothing of a stream does. Content types lie."""

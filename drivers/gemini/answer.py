@@ -92,6 +92,11 @@ class Answer:
         """The provider said how it ended: the body may end."""
         return bool(self._finish_raw or self._blocked)
 
+    @property
+    def usage(self) -> Usage | None:
+        """The latest count, said in a delta already or not."""
+        return self._usage if self._usage_raw is None else read_usage(self._usage_raw)
+
     def read_chunk(self, chunk: JsonObject, out: list[Delta]) -> None:
         """One chunk of a stream, or a whole answer: they have one form. Raises DriverError for an error in it."""
         if chunk.get("error"):

@@ -17,7 +17,7 @@ from loopforge.drivers.gemini.splitter import JsonSplitter
 from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import parse_json, parse_json_at
 from loopforge.drivers.sse import MAX_EVENT_BYTES, SseReader
-from loopforge.drivers.turn import Delta, Turn
+from loopforge.drivers.turn import Delta, Turn, Usage
 
 MAX_BODY_BYTES = 64 * 1024 * 1024  # of a whole answer; the transport has its own, configured bound
 _HEAD_BYTES = 512  # kept to quote from when the body turns out to be none of this wire
@@ -89,6 +89,10 @@ class GeminiReader:
                 exc.partial = fold.partial()
             raise
         return out
+
+    def known_usage(self) -> Usage | None:
+        """The latest count that the answer has told; None while it has told none."""
+        return self._answer.usage
 
     def _choose_mode(self, data: bytes) -> bytes:
         """By the first byte: JSON begins with a bracket, nothing of an event stream does. Content types lie."""

@@ -90,6 +90,11 @@ class Answer:
         """A finish reason, or a frame that only ends have, was read: the body may end."""
         return bool(self._finish_raw) or self._at_end
 
+    @property
+    def usage(self) -> Usage | None:
+        """The latest count, said in a delta already or not."""
+        return self._usage
+
     def read_frame(self, frame: JsonObject, out: list[Delta]) -> None:
         """One frame of a stream. Raises DriverError."""
         if ("base_resp" in frame or "error" in frame or "choices" not in frame) and is_error(frame):

@@ -16,7 +16,7 @@ from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import parse_json
 from loopforge.drivers.minimax_native.answer import Answer, is_frame
 from loopforge.drivers.sse import SseEvent
-from loopforge.drivers.turn import Delta, JsonObject, Turn
+from loopforge.drivers.turn import Delta, JsonObject, Turn, Usage
 
 _KEEP_ALIVE = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
 _DONE = "[DONE]"  # rare on this wire
@@ -73,6 +73,10 @@ class ChatReader:
             exc.partial = fold.partial()
             raise
         return out
+
+    def known_usage(self) -> Usage | None:
+        """The latest count that the answer has told; None while it has told none."""
+        return self._answer.usage
 
     def _read_json(self, out: list[Delta]) -> None:
         body = self._body.take_json()

@@ -100,6 +100,11 @@ class Answer:
         """A finish reason was read: the body may end."""
         return bool(self._finish_raw)
 
+    @property
+    def usage(self) -> Usage | None:
+        """The latest count, said in a delta already or not."""
+        return self._usage
+
     def read_chunk(self, chunk: JsonObject, out: list[Delta]) -> None:
         """One chunk of a stream. Raises DriverError."""
         self._introduce(chunk, out)

@@ -17,7 +17,7 @@ from loopforge.drivers.json_values import parse_json
 from loopforge.drivers.openai_compatible.answer import Answer
 from loopforge.drivers.openai_compatible.failures import explain_inside, is_error
 from loopforge.drivers.sse import SseEvent
-from loopforge.drivers.turn import Delta, Turn
+from loopforge.drivers.turn import Delta, Turn, Usage
 from loopforge.drivers.vendors import Profile
 
 _KEEP_ALIVE_EVENTS = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
@@ -60,6 +60,10 @@ class ChatReader:
         if self._body.form == "json":
             return self._read_json()
         return [] if self.done else self._close_stream()
+
+    def known_usage(self) -> Usage | None:
+        """The latest count that the answer has told; None while it has told none."""
+        return self._answer.usage
 
     def _read_json(self) -> list[Delta]:
         body = self._body.take_json()

@@ -75,6 +75,11 @@ class Answer:
         self._finish: Finish | None = None
         self._doom: DriverError | None = None
 
+    @property
+    def usage(self) -> Usage | None:
+        """The latest count, said in a delta already or not."""
+        return self._usage
+
     def read_chunk(self, chunk: JsonObject, out: list[Delta]) -> None:
         """One chunk of a stream. Raises DriverError."""
         if not self._model_known:

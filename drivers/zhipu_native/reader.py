@@ -15,7 +15,7 @@ from loopforge.drivers.fold import Fold
 from loopforge.drivers.http_failures import Asked
 from loopforge.drivers.json_values import parse_json
 from loopforge.drivers.sse import SseEvent
-from loopforge.drivers.turn import Delta, Turn
+from loopforge.drivers.turn import Delta, Turn, Usage
 from loopforge.drivers.zhipu_native.answer import Answer
 from loopforge.drivers.zhipu_native.failures import explain_inside, is_error
 
@@ -59,6 +59,10 @@ class ZhipuReader:
         if self.done:
             return []
         return self._read_json() if self._body.form == "json" else self._close_stream()
+
+    def known_usage(self) -> Usage | None:
+        """The latest count that the answer has told; None while it has told none."""
+        return self._answer.usage
 
     def _read_json(self) -> list[Delta]:
         body = self._body.take_json()

@@ -16,7 +16,7 @@ from typing import Any
 
 from loopforge.drivers.errors import DriverError
 from loopforge.drivers.fold import Fold
-from loopforge.drivers.turn import Delta, Message, Reply, Turn, user
+from loopforge.drivers.turn import Delta, Message, Reply, Turn, Usage, user
 from loopforge.drivers.wire import Driver
 from tests.recorded import recordings_folder
 
@@ -53,6 +53,7 @@ class Outcome:
     reply: Reply | None = None
     error: Mapping[str, Any] | None = None
     partial: Message | None = None
+    known_usage: Usage | None = None
     events: int = 0
 
     @property
@@ -161,9 +162,13 @@ def read(driver: Driver, exchange: Exchange, body: Iterable[bytes] | None = None
             fold.add(delta)
     except DriverError as error:
         return Outcome(
-            deltas=tuple(deltas), error=error.to_fields(), partial=fold.partial() or error.partial, events=reader.events
+            deltas=tuple(deltas),
+            error=error.to_fields(),
+            partial=fold.partial() or error.partial,
+            known_usage=reader.known_usage(),
+            events=reader.events,
         )
-    return Outcome(deltas=tuple(deltas), reply=fold.reply(turn), events=reader.events)
+    return Outcome(deltas=tuple(deltas), reply=fold.reply(turn), known_usage=reader.known_usage(), events=reader.events)
 
 
 def without_events(outcome: Outcome) -> Outcome:

@@ -13,11 +13,11 @@ import trio
 from loopforge.drivers.auth import open_auth
 from loopforge.drivers.errors import DriverError
 from loopforge.drivers.registry import Kind, ProviderSettings, open_driver
-from loopforge.drivers.run import Watchdogs, run_turn
+from loopforge.drivers.run import Book, Watchdogs, run_turn
 from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.server import Simulator, open_simulator
 from loopforge.drivers.transport import open_transport
-from loopforge.drivers.turn import Delta, Reply, Tool, Turn, user
+from loopforge.drivers.turn import Delta, Reply, Tool, Turn, Usage, UsageDelta, user
 from loopforge.drivers.wire import Auth, Driver, Transport
 
 NAME = "acme"
@@ -38,18 +38,30 @@ class Line:
     turn: Turn
 
     async def run(
-        self, turn: Turn | None = None, *, watchdogs: Watchdogs = CALM, deltas: list[Delta] | None = None
+        self,
+        turn: Turn | None = None,
+        *,
+        watchdogs: Watchdogs = CALM,
+        deltas: list[Delta] | None = None,
+        book: Book | None = None,
     ) -> Reply:
         async def emit(delta: Delta) -> None:
             if deltas is not None:
                 deltas.append(delta)
 
         with trio.fail_after(60):
-            return await run_turn(self.driver, self.auth, turn or self.turn, self.transport, emit, watchdogs)
+            return await run_turn(self.driver, self.auth, turn or self.turn, self.transport, emit, watchdogs, book=book)
 
-    async def fails(self, turn: Turn | None = None, *, watchdogs: Watchdogs = CALM) -> DriverError:
+    async def fails(
+        self, turn: Turn | None = None, *, watchdogs: Watchdogs = CALM, told: list[Usage] | None = None
+    ) -> DriverError:
+        """`told`: takes each count of tokens that the attempt gives, in a delta or for the books."""
+        deltas: list[Delta] = []
+        booked: list[Usage] = []
         with pytest.raises(DriverError) as caught:
-            await self.run(turn, watchdogs=watchdogs)
+            await self.run(turn, watchdogs=watchdogs, deltas=deltas, book=booked.append)
+        if told is not None:
+            told += (*(delta.usage for delta in deltas if isinstance(delta, UsageDelta)), *booked)
         return caught.value
 
     @property

@@ -21,7 +21,7 @@ from loopforge.drivers.errors import (
     TurnRefused,
     WireMismatch,
 )
-from loopforge.drivers.run import TAIL_S, Watchdogs, run_turn
+from loopforge.drivers.run import TAIL_S, Book, Watchdogs, run_turn
 from loopforge.drivers.turn import (
     Delta,
     Finished,
@@ -76,9 +76,10 @@ async def run(
     auth: NoAuth | BadAuth | None = None,
     listener: Listener | None = None,
     watchdogs: Watchdogs = PATIENCE,
+    book: Book | None = None,
 ) -> Reply:
     emit = (listener or Listener()).emit
-    return await run_turn(driver or LineDriver(), auth or NoAuth(), TURN, transport, emit, watchdogs)
+    return await run_turn(driver or LineDriver(), auth or NoAuth(), TURN, transport, emit, watchdogs, book=book)
 
 
 async def fails(transport: FakeTransport, kind: type[DriverError], **how: object) -> DriverError:
@@ -285,6 +286,85 @@ async def test_cancelling_closes_the_providers_connection(autojump_clock: MockCl
     with trio.move_on_after(1):
         await run(transport)
     assert (transport.left, transport.open_now) == (1, 0)
+
+
+# -- tokens of attempts without a reply ------------------------------------------------------------------------------
+
+COUNTED = b"say hello\ncount 24 1\nsay  world\n"
+
+
+@pytest.mark.parametrize(
+    ("what_comes_next", "hangs", "kind"),
+    [
+        ((), False, StreamBroken),
+        ((StreamBroken(what="reset"),), False, StreamBroken),
+        ((b"fail oops\n",), False, GenerationFailed),
+        ((b"gibberish\n",), False, WireMismatch),
+        ((), True, Stalled),
+    ],
+)
+async def test_tokens_that_no_delta_had_said_are_booked_when_an_answer_breaks(
+    autojump_clock: MockClock, what_comes_next: tuple[Piece, ...], hangs: bool, kind: type[DriverError]
+) -> None:
+    booked: list[Usage] = []
+    await fails(answering(COUNTED, *what_comes_next, hangs=hangs), kind, book=booked.append)
+    assert booked == [Usage(input=24, output=1)]
+
+
+@pytest.mark.parametrize("takes_s", [0, 500])
+async def test_tokens_that_no_delta_had_said_are_booked_when_the_turn_is_cancelled(
+    autojump_clock: MockClock, takes_s: float
+) -> None:
+    """Wherever that meets it: it waits for the provider, or for who takes the deltas."""
+    booked: list[Usage] = []
+    with trio.move_on_after(5):
+        await run(answering(COUNTED, hangs=True), listener=Listener(takes_s=takes_s), book=booked.append)
+    assert booked == [Usage(input=24, output=1)]
+
+
+async def test_tokens_are_booked_when_the_listener_fails() -> None:
+    booked: list[Usage] = []
+
+    async def emit(delta: Delta) -> None:
+        raise LookupError(delta)
+
+    with pytest.raises(LookupError):
+        await run_turn(LineDriver(), NoAuth(), TURN, answering(COUNTED), emit, PATIENCE, book=booked.append)
+    assert booked == [Usage(input=24, output=1)]
+
+
+async def test_tokens_that_a_delta_said_are_not_booked_again() -> None:
+    booked: list[Usage] = []
+    await fails(answering(b"say hello\nusage 24 1\n"), StreamBroken, book=booked.append)
+    assert booked == []
+
+
+async def test_a_later_count_than_the_one_that_a_delta_said_is_booked() -> None:
+    booked: list[Usage] = []
+    await fails(answering(b"say hello\nusage 24 1\ncount 24 7\n"), StreamBroken, book=booked.append)
+    assert booked == [Usage(input=24, output=7)]
+
+
+@pytest.mark.parametrize("body", [b"say hello\n", b"say hello\ncount 0 0\n"])
+async def test_nothing_and_zeros_that_stand_in_for_a_count_are_not_booked(body: bytes) -> None:
+    booked: list[Usage] = []
+    await fails(answering(body), StreamBroken, book=booked.append)
+    assert booked == []
+
+
+async def test_an_answer_with_a_reply_books_nothing() -> None:
+    booked: list[Usage] = []
+    reply = await run(answering(b"say hello\ncount 24 1\nend stop\n"), book=booked.append)
+    assert (reply.usage, booked) == (Usage(), [])
+
+
+async def test_a_driver_that_cannot_tell_its_tokens_does_not_hide_the_error(autojump_clock: MockClock) -> None:
+    driver = LineDriver(broken="known_usage")
+    booked: list[Usage] = []
+    await fails(answering(COUNTED), StreamBroken, driver=driver, book=booked.append)
+    with trio.move_on_after(1) as scope:
+        await run(answering(COUNTED, hangs=True), driver=driver, book=booked.append)
+    assert (scope.cancelled_caught, booked) == (True, [])
 
 
 async def test_timings_count_from_the_call(autojump_clock: MockClock) -> None:

@@ -46,7 +46,7 @@ class LineDriver:
 
     def new_reader(self, turn: Turn, headers: Mapping[str, str]) -> LineReader:  # noqa: ARG002 - wire.Driver's
         self._maybe_crash("new_reader")
-        return LineReader(headers, crash_at_close=self.broken == "close")
+        return LineReader(headers, broken=self.broken)
 
     def explain(self, turn: Turn, status: int, headers: Mapping[str, str], body: bytes) -> DriverError:  # noqa: ARG002
         self._maybe_crash("explain")
@@ -58,20 +58,21 @@ class LineDriver:
 
 
 class LineReader:
-    def __init__(self, headers: Mapping[str, str], *, crash_at_close: bool) -> None:
+    def __init__(self, headers: Mapping[str, str], *, broken: str) -> None:
         self.events = 0
         self._rest = b""
         self._ended = False
         self._at_close: Finished | DriverError | None = None
         self._request_id = headers.get("x-request-id", "")
-        self._crash_at_close = crash_at_close
+        self._usage: Usage | None = None
+        self._broken = broken
 
     def feed(self, data: bytes) -> list[Delta]:
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [delta for line in lines if line for delta in self._on_line(line.decode())]
 
     def close(self) -> list[Delta]:
-        if self._crash_at_close:
+        if self._broken == "close":
             raise LookupError("close")
         if isinstance(self._at_close, DriverError):
             raise self._at_close
@@ -80,6 +81,11 @@ class LineReader:
         if not self._ended:
             raise StreamBroken(what="no end sign")
         return []
+
+    def known_usage(self) -> Usage | None:
+        if self._broken == "known_usage":
+            raise LookupError("known_usage")
+        return self._usage
 
     def _on_line(self, line: str) -> list[Delta]:
         word, _, rest = line.partition(" ")
@@ -91,9 +97,10 @@ class LineReader:
                 return [TextDelta(rest)]
             case "think":
                 return [ThinkingDelta(rest)]
-            case "usage":
+            case "usage" | "count":  # a count is held back, for a later one to replace it
                 asked, answered = rest.split()
-                return [UsageDelta(Usage(input=int(asked), output=int(answered)))]
+                self._usage = Usage(input=int(asked), output=int(answered))
+                return [UsageDelta(self._usage)] if word == "usage" else []
             case "end":
                 self._ended = True
                 return [ResponseInfo(request_id=self._request_id), Finished("stop", rest)]

@@ -1,7 +1,7 @@
 """A provider without a network: a driver, an auth and a transport that play scripts. Works in virtual time.
 
-The wire is one line an event: `say TEXT`, `think TEXT`, `call NAME`, `end`, `: comment`. A script is a list of steps,
-chosen by the text of the turn's last message.
+The wire is one line an event: `say TEXT`, `think TEXT`, `call NAME`, `count INPUT OUTPUT`, `end`, `: comment`. A script
+is a list of steps, chosen by the text of the turn's last message.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class FakeReader:
     events: int = 0
     calls: int = 0
     ended: bool = False
+    counted: Usage | None = None
 
     def feed(self, data: bytes) -> list[Delta]:
         return [delta for line in data.decode().splitlines() for delta in self._read(line)]
@@ -107,6 +108,9 @@ class FakeReader:
                 yield ToolCallStart(self.calls, f"call-{self.calls}", name)
                 yield ToolCallEnd(self.calls, ToolCall(id=f"call-{self.calls}", name=name, parsed={}))
                 self.calls += 1
+            case ["count", counts]:  # no delta says it before the end
+                asked, answered = counts.split()
+                self.counted = Usage(input=int(asked), output=int(answered))
             case ["flood", count]:
                 for number in range(int(count)):
                     yield TextDelta(f"{number:0100d}")
@@ -118,7 +122,8 @@ class FakeReader:
                 self.ended = True
                 yield ResponseInfo(model="reported", request_id="r" * 5000)
                 yield Finished("tool_calls" if self.calls else "stop", "raw")
-                yield UsageDelta(Usage(input=7, output=3))
+                self.counted = Usage(input=7, output=3)
+                yield UsageDelta(self.counted)
             case ["bug"]:
                 raise ZeroDivisionError
 
@@ -126,6 +131,9 @@ class FakeReader:
         if not self.ended:
             raise StreamBroken("")
         return []
+
+    def known_usage(self) -> Usage | None:
+        return self.counted
 
 
 @dataclass

@@ -76,9 +76,6 @@ def test_lost_attempts_are_in_the_books_with_their_provider_and_price(home: Path
     assert [(attempt["attempt"]["provider"], attempt["error"]) for attempt in lost] == [("flaky", "StreamBroken")] * 2
 
 
-@pytest.mark.xfail(
-    reason="what a driver holds back of the usage is lost with a cut stream", raises=AssertionError, strict=True
-)
 def test_the_tokens_that_a_cut_attempt_is_known_to_have_cost_stay_in_the_books(home: Path) -> None:
     """This wire tells the input's tokens at the start of its answer, of which all but the end had come."""
     events = events_of(succeed(home, "ask", "--json", "--id", "cut", "a question"))

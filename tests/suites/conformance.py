@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from loopforge.drivers.turn import Finished, Reply
+from loopforge.drivers.turn import Finished, Reply, Usage
 from loopforge.drivers.wire import Driver
 from tests.drivers.exchanges import Exchange, Outcome, cut_differently, read, recordings
 from tests.recorded import MISSING
@@ -81,6 +81,11 @@ class ConformanceSuite(ABC):
 
     def test_a_recording_reads_the_same_at_every_cut(self, exchange: Exchange) -> None:
         assert cut_differently(self.driver_for(exchange), exchange) == []
+
+    def test_the_tokens_that_are_known_are_those_that_the_reply_says(self, exchange: Exchange) -> None:
+        outcome = self.outcome_of(exchange)
+        if outcome.reply is not None:
+            assert (outcome.known_usage or Usage()) == outcome.reply.usage
 
     def test_a_reply_finishes_once_and_with_ids_that_tell_its_calls_apart(self, exchange: Exchange) -> None:
         outcome = self.outcome_of(exchange)

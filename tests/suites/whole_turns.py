@@ -26,12 +26,23 @@ from loopforge.drivers.errors import (
     StreamBroken,
     WireMismatch,
 )
-from loopforge.drivers.registry import has_driver
-from loopforge.drivers.run import Watchdogs
+from loopforge.drivers.registry import ProviderSettings, has_driver, open_driver
+from loopforge.drivers.run import Watchdogs, run_turn
 from loopforge.drivers.simulator.faults import FaultName
 from loopforge.drivers.simulator.profile import ScriptedCall
 from loopforge.drivers.simulator.wires import has_wire
-from loopforge.drivers.turn import Delta, Effort, TextDelta, ThinkingDelta, Turn, system, tool_result, user
+from loopforge.drivers.turn import (
+    Delta,
+    Effort,
+    TextDelta,
+    ThinkingDelta,
+    Turn,
+    Usage,
+    UsageDelta,
+    system,
+    tool_result,
+    user,
+)
 from tests.drivers.simulated import CALM, LOOK, SimulatedProvider
 
 OUTCOMES: Mapping[FaultName, type[DriverError] | None] = {
@@ -83,6 +94,10 @@ class WholeTurnsSuite:
     """Whether a provider that has no room says how long."""
     no_room: ClassVar[tuple[tuple[FaultName, int | None, str], ...]]
     """Faults that mean to come back later, each with the status and the provider's own code or word."""
+    output_midway: ClassVar[int | None] = None
+    """The answer's tokens as the simulator counts them midway in a stream; None: it tells tokens only at the end."""
+    counted: ClassVar[bytes]
+    """A stream of this wire that breaks off behind a count of 24 tokens of input and 7 of output."""
     stream_says_its_end: ClassVar[bool] = True
     """Else a stream is over when its body is, as a JSON text is anywhere."""
 
@@ -225,6 +240,64 @@ class WholeTurnsSuite:
             assert len(error.partial.text.split()) == profile.fault_after_tokens
         else:
             assert error.partial is None
+
+    # -- tokens of answers that break ---------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("cut", [1, 7, 10_000])
+    def test_a_count_of_tokens_is_known_as_soon_as_it_was_told(self, cut: int) -> None:
+        settings = ProviderSettings(name="acme", kind=self.provider.kind, base_url="http://127.0.0.1:1", api_key_env="")
+        reader = open_driver(settings).new_reader(self.provider.turn, {})
+        assert reader.known_usage() is None
+        for start in range(0, len(self.counted), cut):
+            reader.feed(self.counted[start : start + cut])
+        assert reader.known_usage() == Usage(input=24, output=7)
+        with pytest.raises(StreamBroken):
+            reader.close()
+        assert reader.known_usage() == Usage(input=24, output=7)
+
+    @pytest.mark.parametrize("fault", ["cut", "reset-midway", "malformed", "error-event", "stall"])
+    async def test_the_tokens_that_a_broken_answer_had_told_are_said_once(self, fault: FaultName) -> None:
+        profile = replace(self.provider.profile, tokens_per_s=0)
+        told: list[Usage] = []
+        async with self.provider.open_line(profile) as line:
+            prompt = (await line.run()).usage.input
+        async with self.provider.open_line(replace(profile, fault=fault)) as line:
+            await line.fails(watchdogs=self.watchdogs_for(fault, stream=True), told=told)
+        assert [(usage.input, usage.output) for usage in told] == self.counts_midway(prompt)
+
+    async def test_the_tokens_that_a_cancelled_answer_had_told_are_known(self) -> None:
+        profile = replace(self.provider.profile, tokens_per_s=0)
+        async with self.provider.open_line(profile) as line:
+            prompt = (await line.run()).usage.input
+        words: list[str] = []
+        told: list[Usage] = []
+        async with self.provider.open_line(replace(profile, fault="stall")) as line:
+            with trio.fail_after(60), trio.CancelScope() as scope:
+
+                async def emit(delta: Delta) -> None:
+                    assert not isinstance(delta, UsageDelta)
+                    if isinstance(delta, TextDelta):
+                        words.append(delta.text)
+                    if len("".join(words).split()) == profile.fault_after_tokens:
+                        scope.cancel()  # nothing of the answer is still to come
+                    await trio.lowlevel.checkpoint()
+
+                await run_turn(line.driver, line.auth, line.turn, line.transport, emit, CALM, book=told.append)
+        assert scope.cancelled_caught
+        assert [(usage.input, usage.output) for usage in told] == self.counts_midway(prompt)
+
+    async def test_the_tokens_of_an_answer_that_is_whole_are_said_by_its_deltas_alone(self) -> None:
+        told: list[Usage] = []
+        deltas: list[Delta] = []
+        async with self.provider.open_line() as line:
+            for stream in (True, False):
+                reply = await line.run(self.turn(stream=stream), deltas=deltas, book=told.append)
+                assert UsageDelta(reply.usage) in deltas
+        assert told == []
+
+    def counts_midway(self, prompt: int | None) -> list[tuple[int | None, int | None]]:
+        """The tokens of input and output that are told of an answer that breaks in the middle."""
+        return [] if self.output_midway is None else [(prompt, self.output_midway)]
 
     def watchdogs_for(self, fault: FaultName, *, stream: bool) -> Watchdogs:
         """Impatient only where it is the watchdog that ends the turn, and with that watchdog alone."""

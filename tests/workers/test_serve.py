@@ -166,6 +166,22 @@ async def test_the_watchdogs_of_the_route_apply(autojump_clock: MockClock, scrip
 
 
 @pytest.mark.parametrize(
+    ("step", "name"),
+    [(StreamBroken(""), "StreamBroken"), (15.0, "Stalled"), ("bug", "WireMismatch"), (9.0, "Deadline")],
+)
+async def test_an_error_says_the_tokens_that_the_provider_had_counted_by_then(
+    autojump_clock: MockClock, step: Any, name: str
+) -> None:
+    async with open_worker(FakeProvider({"hi": ("count 24 1", "say half", step)}).open_everything) as supervisor:
+        supervisor.submit(1, "hi", remaining_ms=2500 if name == "Deadline" else 60_000)
+        outcome = await supervisor.outcome(1)
+        assert kinds(supervisor.of(1)) == ["STARTED", "DELTA", "ERROR"]
+        header = unpack_header(outcome.header)
+        assert header["fields"]["class"].startswith(name)
+        assert header["usage"] == {"input": 24, "output": 1}
+
+
+@pytest.mark.parametrize(
     ("body", "place"),
     [
         (b"\xc1", "not msgpack"),
@@ -258,6 +274,19 @@ async def test_cancel_ends_the_turn_and_hangs_up_on_the_provider(autojump_clock:
         assert (outcome.type, outcome.attempt, outcome.seq) == (FrameType.CANCELLED, 1, 2)
         assert outcome.header == (pack({"why": why}) if why else b"")
         assert (provider.hung_up, provider.open_now) == (["hi"], 0)
+
+
+async def test_a_cancelled_turn_says_the_tokens_that_the_provider_had_counted_by_then(
+    autojump_clock: MockClock,
+) -> None:
+    provider = FakeProvider({"hi": ("count 24 1", "say half", 9.0, "end")})
+    async with open_worker(provider.open_everything) as supervisor:
+        supervisor.submit(1, "hi")
+        await supervisor.read_until(lambda: len(supervisor.of(1)) == 2)
+        supervisor.cancel(1)
+        outcome = await supervisor.outcome(1)
+        assert outcome.type == FrameType.CANCELLED
+        assert unpack_header(outcome.header) == {"usage": {"input": 24, "output": 1}}
 
 
 async def test_cancel_in_the_same_batch_as_its_submit_is_not_missed(autojump_clock: MockClock) -> None:

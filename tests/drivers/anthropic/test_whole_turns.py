@@ -38,6 +38,12 @@ class TestWholeTurns(WholeTurnsSuite):
     finish_raw = "end_turn"
     request_id = r"req_.+"
     no_room = (("429", 429, "rate_limit_error"), ("503", 503, "api_error"), ("529", 529, "overloaded_error"))
+    output_midway = 1  # as its start says
+    counted = (
+        b'data: {"type": "message_start", "message": {"usage": {"input_tokens": 24, "output_tokens": 1}}}\n\n'
+        b'data: {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}}\n\n'
+        b'data: {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 7}}\n\n'
+    )
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -28,6 +28,7 @@ from loopforge.drivers.turn import (
     user,
 )
 from tests.drivers.bedrock.asking import CLAUDE, LLAMA, NOVA, QWEN
+from tests.drivers.bedrock.bodies import START, delta, frames, metadata
 from tests.drivers.simulated import LOOK, Line, SimulatedProvider
 from tests.suites.whole_turns import WholeTurnsSuite
 
@@ -56,6 +57,7 @@ class TestWholeTurns(WholeTurnsSuite):
         ("503", 503, "ServiceUnavailableException"),
         ("529", 429, "ModelNotReadyException"),
     )
+    counted = frames(START, delta(0, {"text": "hi"}), metadata(inputTokens=24, outputTokens=7))
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -31,6 +31,11 @@ class TestWholeTurns(WholeTurnsSuite):
         ("503", 503, "ModelUnavailable"),
         ("529", 503, "ModelServingError"),
     )
+    output_midway = 12  # each frame tells those of the whole answer
+    counted = (
+        b'data:{"output": {"text": "a"}, "usage": {"input_tokens": 24, "output_tokens": 1}}\n\n'
+        b'data:{"output": {"text": "b"}, "usage": {"input_tokens": 24, "output_tokens": 7}}\n\n'
+    )
 
 
 @both_paths

@@ -23,6 +23,11 @@ class TestWholeTurns(WholeTurnsSuite):
     finish_raw = "STOP"
     no_room = (("429", 429, "RESOURCE_EXHAUSTED"), ("503", 503, "UNAVAILABLE"), ("529", 503, "UNAVAILABLE"))
     stream_says_its_end = False  # but by the end of its body
+    output_midway = 1  # as each chunk says
+    counted = (
+        b'data: {"candidates": [{"content": {"parts": [{"text": "a"}]}}], "usageMetadata": {"promptTokenCount": 2}}\n\n'
+        b'data: {"usageMetadata": {"promptTokenCount": 24, "candidatesTokenCount": 7, "totalTokenCount": 31}}\n\n'
+    )
 
 
 async def test_a_call_that_another_model_made_is_taken() -> None:

@@ -22,6 +22,10 @@ class TestWholeTurns(WholeTurnsSuite):
     request_id = r".{32}"
     no_room = (("429", None, "1002"), ("503", 503, "overloaded_error"), ("529", 529, "overloaded_error"))
     gives_wait = False  # no Retry-After has been seen of it
+    counted = (
+        b'data: {"choices": [{"delta": {"content": "a"}}], "usage": {"prompt_tokens": 24, "completion_tokens": 1}}\n\n'
+        b'data: {"choices": [{"delta": {"content": "b"}}], "usage": {"prompt_tokens": 24, "completion_tokens": 7}}\n\n'
+    )
 
 
 async def test_what_another_model_said_is_taken_without_its_thinking() -> None:

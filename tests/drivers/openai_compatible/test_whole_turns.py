@@ -26,6 +26,10 @@ class TestWholeTurns(WholeTurnsSuite):
         ("503", 503, "server_is_overloaded"),
         ("529", 529, "overloaded_error"),
     )
+    counted = (
+        b'data: {"choices": [{"delta": {"content": "a"}}], "usage": {"prompt_tokens": 24, "completion_tokens": 1}}\n\n'
+        b'data: {"choices": [{"delta": {"content": "b"}}], "usage": {"prompt_tokens": 24, "completion_tokens": 7}}\n\n'
+    )
 
 
 async def test_streamed_or_not_a_turn_gets_the_same_answer() -> None:

@@ -25,6 +25,10 @@ class TestWholeTurns(WholeTurnsSuite):
     models = ("m", "glm-4.7", "glm-4.5", "glm-5.3")
     request_id = r"2026.+"
     no_room = (("429", 429, "1302"), ("503", 503, "1312"), ("529", 429, "1312"))
+    counted = (
+        b'data: {"choices": [{"delta": {"content": "a"}}], "usage": {"prompt_tokens": 24, "completion_tokens": 1}}\n\n'
+        b'data: {"choices": [{"delta": {"content": "b"}}], "usage": {"prompt_tokens": 24, "completion_tokens": 7}}\n\n'
+    )
 
 
 # -- answers ------------------------------------------------------------------------------------------------------
