@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from loopforge.runtime.blocking import ask_retry, ask_status
+from loopforge.runtime.blocking import ask_retry
 from loopforge.runtime.cli.asking import ask_journal, needing_service, show_turn
 from loopforge.runtime.cli.columns import terminal_width
-from loopforge.runtime.cli.exits import FAILED, CommandFailed, TryLater
+from loopforge.runtime.cli.exits import FAILED, CommandFailed
 from loopforge.runtime.cli.options import config_option, json_option, short_text
 from loopforge.runtime.cli.printable import one_line, printable
 from loopforge.runtime.cli.tail import tail
@@ -157,11 +157,10 @@ def purge(  # noqa: PLR0917 - click passes them by name
 ) -> None:
     """Delete turns that have ended, with their replies, from the journal.
 
-    One that runs or waits is left alone. What they cost stays in 'loopforge usage'.
+    One that runs or waits is left alone. What they cost stays in 'loopforge usage'. On a full disk this makes room.
     """
     if bool(turn_ids) + (older_than is not None) + all_ended != 1:
         raise click.UsageError("Name turns by their ids, or write --older-than or --all-ended: one of the three.")
-    _need_writable_journal(config)
     if not yes:
         _confirm(turn_ids, all_ended=all_ended)
     if turn_ids:
@@ -175,18 +174,6 @@ def purge(  # noqa: PLR0917 - click passes them by name
     if deleted < len(set(turn_ids)):
         click.echo("The others are not known, or have not ended.", err=True)
         context.exit(FAILED)
-
-
-def _need_writable_journal(config: Path) -> None:
-    """To delete is to write, and a full disk takes no write: said at once, for a purge has ten minutes."""
-    with needing_service():
-        journal = ask_status(paths.client_socket(config, os.environ)).get("journal", {})
-    if problem := journal.get("problem"):
-        place = one_line(str(Path(str(journal.get("path", "the journal"))).parent))
-        raise TryLater(
-            f"The journal cannot write ({one_line(problem)}), so it cannot delete turns either; "
-            f"see to the disk of {place} first, then purge."
-        )
 
 
 def _confirm(turn_ids: tuple[str, ...], *, all_ended: bool) -> None:

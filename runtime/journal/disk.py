@@ -23,8 +23,15 @@ from loopforge.runtime.errors import JournalFailed
 from loopforge.runtime.journal.files import BALLAST, Connect, connect, open_database, owned_folder
 from loopforge.runtime.journal.inbox import Inbox, Posted
 from loopforge.runtime.journal.operations import Backlog, Operation, Purge, Purged, weight_bytes
-from loopforge.runtime.journal.retention import STEP_BYTES, PurgeJob, Retention, used_bytes
-from loopforge.runtime.journal.shortage import BALLAST_BYTES, Shortage
+from loopforge.runtime.journal.retention import (
+    STEP_BYTES,
+    PurgeJob,
+    Retention,
+    free_bytes,
+    give_pages_back,
+    used_bytes,
+)
+from loopforge.runtime.journal.shortage import BALLAST_BYTES, Shortage, is_full
 from loopforge.runtime.journal.store import Store
 
 log = logging.getLogger("loopforge")
@@ -75,6 +82,7 @@ class SqliteJournal:
         self._used_bytes = 0
         self._in_hand: list[Posted] = []
         self._purges: list[tuple[PurgeJob, Done, int]] = []
+        self._gives_back = False  # a purge has freed pages since the disk is short
         self._housekeeping_at = 0.0
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
 
@@ -223,8 +231,8 @@ class SqliteJournal:
         now = time.monotonic()
         try:
             if self._store.shortage.active:
-                self._store.settle_debts(now)
-            elif settle and self._unsettled_bytes >= (PURGE_BYTES if self._purges else 1):
+                self._see_to_shortage(now)
+            elif settle and self._unsettled_bytes >= self._log_bytes():
                 self._store.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 self._unsettled_bytes = 0
             elif self._purges:
@@ -234,10 +242,56 @@ class SqliteJournal:
         except sqlite3.Error as exc:
             self._store.shortage.begin(exc, self._store.connection, now)
             self._housekeeping_at = now + HOUSEKEEPING_S
-            for job, done, weight in self._purges:
-                log.warning("a purge ended after %d turns: %s", job.deleted, exc)
-                self._post_back(self._deliver, [(done, weight, self._store.shortage.refusal())])
-            self._purges.clear()
+            if self._purges and not (is_full(exc) and self._purges[0][0].spare()):
+                self._refuse_purges()
+
+    def _log_bytes(self) -> int:
+        """How much of the log waits to be copied until a quiet moment is taken for that."""
+        return PURGE_BYTES if self._purges and not self._purges[0][0].sparing else 1
+
+    def _see_to_shortage(self, now: float) -> None:
+        """What is owed is written first of all. Then a purge may make room, a little at a time. Raises sqlite3.Error.
+
+        What a step leaves in the log is small beside the ballast that was given up for the outcomes, they use that log
+        next, and pages that it frees take them as well.
+        """
+        shortage = self._store.shortage
+        if shortage.damaged:
+            self._refuse_purges()
+            return
+        self._store.settle_debts(now)
+        if not shortage.active:
+            self._gives_back = False
+        elif not (self._gives_back and self._give_back()) and self._purges:
+            self._purges[0][0].sparing = True
+            self._purge_a_little()
+            self._gives_back = True
+            self._store.write_owed(now)
+
+    def _give_back(self) -> bool:
+        """Some free pages to the disk, where all of them would end the shortage, or what is owed lacks a longer log.
+
+        Else they stay, for the outcomes to come need them. Whether it did.
+        """
+        free, lacking, owed = free_bytes(self._store), self._store.shortage.lacking_bytes(), self._store.shortage.owed
+        if not (free and (owed or 0 < lacking <= free)):
+            return False
+        try:
+            give_pages_back(self._store)
+            self._store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as exc:
+            log.warning("the journal's free pages stay in its file: %s", exc)
+            self._gives_back = False
+            return False
+        self._store.write_owed(time.monotonic())
+        return True
+
+    def _refuse_purges(self) -> None:
+        refusal = self._store.shortage.refusal()
+        for job, done, weight in self._purges:
+            log.warning("a purge ended after %d turns: %s", job.deleted, refusal.what)
+            self._post_back(self._deliver, [(done, weight, refusal)])
+        self._purges.clear()
 
     def _retain(self, now: float) -> None:
         if self._retention.step(self._store, time.time()):
@@ -248,8 +302,10 @@ class SqliteJournal:
 
     def _purge_a_little(self) -> None:
         job, done, weight = self._purges[0]
-        self._unsettled_bytes += STEP_BYTES
-        if not job.step(self._store):
+        if not job.over:
+            self._unsettled_bytes += STEP_BYTES
+            job.step(self._store)
+        else:
             del self._purges[0]
             self._housekeeping_at = 0.0  # pages are free now
             self._post_back(self._deliver, [(done, weight, Purged(job.deleted))])
@@ -257,7 +313,10 @@ class SqliteJournal:
     def _finish(self) -> None:
         """Everything posted before `aclose` is done; leave a database without a log behind."""
         while self._purges:
-            self._keep_house()
+            if self._store.shortage.active:
+                self._refuse_purges()  # outcomes that are owed must not wait for it now
+            else:
+                self._keep_house()
         if unwritten := self._store.settle_debts(float("inf")):
             log.error("%d outcomes are not in the journal: the disk takes nothing; those turns run again", unwritten)
         with suppress(sqlite3.Error):

@@ -2,7 +2,8 @@
 
 While the disk has room, a ballast file holds some of it. When a write fails for want of room the ballast is given up:
 turns that were accepted go on and end within it, new ones are refused. Once there is room for a ballast again, what is
-owed is written and new turns are taken. Outcomes that found no room are kept in memory until then, within a bound.
+owed is written and new turns are taken. Outcomes that found no room are kept in memory until then, within a bound; a
+purge, which may make the room, writes what it can of them before anything is given back to the disk (disk.py).
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def is_shortage(error: sqlite3.Error) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & _PRIMARY) in _WRITES_FAIL
 
 
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether room is all that lacks: a write that needs less of it may succeed."""
+    return (getattr(error, "sqlite_errorcode", 0) & _PRIMARY) == sqlite3.SQLITE_FULL
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether the file's content is to blame."""
     return (getattr(error, "sqlite_errorcode", 0) & _PRIMARY) in _DAMAGED
@@ -74,7 +80,7 @@ class Shortage:
         if is_damage(error):
             self._damaged = True
             self.suspect.touch(mode=0o600)
-        self._declare(str(error), now, full=getattr(error, "sqlite_errorcode", 0) & _PRIMARY == sqlite3.SQLITE_FULL)
+        self._declare(str(error), now, full=is_full(error))
         self._drop_ballast()
         self.reuse_log(connection)
 
@@ -88,6 +94,11 @@ class Shortage:
         """This file is there when the database was found damaged: the next start looks at every page of it."""
         return self.place.with_name(SUSPECT)
 
+    @property
+    def damaged(self) -> bool:
+        """Whether only a restart ends it: nothing more is to be written to this file."""
+        return self._damaged
+
     def goes_on(self, error: sqlite3.Error, now: float) -> None:
         """A write failed again."""
         self._look_at = now + AGAIN_S
@@ -100,6 +111,14 @@ class Shortage:
         """Whether the ballast could be made again; else that is not tried before AGAIN_S have passed."""
         self._look_at = now + AGAIN_S
         return self._make_ballast()
+
+    def lacking_bytes(self) -> int:
+        """What the disk would have to get back for the ballast to be made again, at least; 0 when it has room."""
+        try:
+            there = os.statvfs(self.place.parent)
+        except OSError:
+            return 0
+        return max(self.ballast_bytes + MARGIN_BYTES - there.f_bavail * there.f_frsize, 0)
 
     def end(self) -> None:
         """Everything owed is written."""
@@ -138,6 +157,11 @@ class Shortage:
 
     def owed_to(self, turn_id: str) -> Finish | None:
         return self._owed.get(turn_id)
+
+    def paid(self, outcome: Finish) -> None:
+        """It is written."""
+        del self._owed[outcome.id]
+        self._owed_bytes -= weight_bytes(outcome)
 
     def defer(self, outcome: Finish) -> bool:
         """Keep it until there is room. False when the bound is reached: this one will not be written."""

@@ -209,6 +209,22 @@ class Store:
         else:
             self.shortage.end()
 
+    def write_owed(self, now: float) -> None:
+        """Write what is owed into pages that were freed, oldest first and as far as they go; the disk is short still.
+
+        Raises sqlite3.Error for anything but a disk that takes nothing.
+        """
+        for outcome in self.shortage.owed:
+            try:
+                self._in_one_transaction(self._one_by_one, [outcome])
+            except sqlite3.Error as exc:
+                if not is_shortage(exc):
+                    raise
+                self.shortage.goes_on(exc, now)
+                break
+            self.shortage.paid(outcome)
+        self.shortage.reuse_log(self.connection)
+
     def settle_debts(self, now: float) -> int:
         """Try once more to write what is owed, as the journal closes. How many outcomes stay unwritten."""
         if self.shortage.active:

@@ -29,6 +29,7 @@ from tests.runtime.cli.service import (
     wait_until,
     write_config,
 )
+from tests.runtime.journal.sample import accept, do, finish, open_store
 
 MIB = 2**20
 
@@ -91,9 +92,6 @@ def test_on_a_full_disk_running_turns_end_and_new_ones_are_refused_until_there_i
             done = events_of(ask.out)[-1]
         assert done["event"] == "done"
         assert service.status()["journal"]["problem"] != ""
-        purge = loopforge(small_disk, "turns", "purge", "--all-ended", "--yes")
-        assert (purge.returncode, purge.stdout) == (75, ""), "nobody waits ten minutes for a disk that takes nothing"
-        assert f"see to the disk of {journal_of(small_disk).parent} first" in purge.stderr
         asked = simulator.stats("quick")["requests"]
         hog.unlink()
         wait_until(lambda: loopforge(small_disk, "ask", "--id", "refused", big).returncode == 0, "it takes turns again")
@@ -105,6 +103,40 @@ def test_on_a_full_disk_running_turns_end_and_new_ones_are_refused_until_there_i
         told = shown(small_disk, "running")
         assert (told["state"], told["text"]) == ("done", done["reply"]["message"]["content"][0]["text"])
         assert shown(small_disk, "before")["state"] == "done"
+
+
+def test_purging_turns_on_a_full_disk_makes_room_for_new_ones(simulator: Simulator, small_disk: Path) -> None:
+    write_config(small_disk, simulator)
+    names = [f"old{number}" for number in range(80)]
+    journal_of(small_disk).parent.mkdir(parents=True, exist_ok=True)
+    with open_store(journal_of(small_disk)) as store:
+        do(store, *(accept(name) for name in names))
+        do(store, *(finish(name, ended_at=time.time(), body=bytes(40_000)) for name in names))
+    with open_service(small_disk) as service:
+        fill(small_disk)
+        big = "word " * (24 * 1024)
+        assert loopforge(small_disk, "ask", "--id", "refused", big).returncode == 75
+        assert service.status()["journal"]["problem"] != ""
+        assert succeed(small_disk, "turns", "purge", "--yes", *names) == "deleted 80 turns\n"
+        assert service.status()["journal"]["problem"] == ""
+        succeed(small_disk, "ask", "--id", "refused", big)
+
+
+def test_where_a_full_disk_has_no_room_to_purge_in_it_is_said_at_once(simulator: Simulator, small_disk: Path) -> None:
+    write_config(small_disk, simulator)
+    with open_service(small_disk) as service:
+        succeed(small_disk, "ask", "--id", "before", "hi")
+        service.stop()
+        assert service.process.wait() == 0
+    (journal_of(small_disk).parent / "journal.ballast").unlink()
+    fill(small_disk)
+    with open_service(small_disk) as service:
+        purge = loopforge(small_disk, "turns", "purge", "before", "--yes")
+        assert (purge.returncode, purge.stdout) == (75, "")
+        assert f"free space on the disk of {journal_of(small_disk).parent}" in purge.stderr
+        service.stop()
+        assert service.process.wait() == 0
+        assert "disk hangs" not in service.process.err
 
 
 def test_a_service_with_a_damaged_journal_starts_says_where_the_old_one_is_and_takes_turns(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
+
+import pytest
 
 from loopforge.runtime.journal.operations import List, Purge, Recover, Show, Usage
 from loopforge.runtime.journal.retention import (
@@ -16,6 +19,7 @@ from loopforge.runtime.journal.retention import (
 )
 from loopforge.runtime.journal.store import Store
 from loopforge.runtime.journal.usage import DAY_S
+from tests.fakes.recording_disk import RecordingDisk
 from tests.runtime.journal.sample import T0, accept, do, finish, lost, open_store, spent
 
 
@@ -109,6 +113,27 @@ def test_a_purge_deletes_what_was_named_and_ended(tmp_path: Path) -> None:
             assert len(names(store)) == left
             assert job.deleted == before - left
         assert names(store) == set(ids[150:])
+
+
+@pytest.mark.parametrize("purge", [Purge(all_ended=True), Purge(ids=tuple(f"t{number}" for number in range(100)))])
+def test_a_step_of_a_purge_that_failed_is_done_again_and_counted_once(
+    purge: Purge, disk: RecordingDisk, tmp_path: Path
+) -> None:
+    with open_store(tmp_path / "journal.db", connect=disk.connect) as store:
+        ids = [f"t{number}" for number in range(100)]
+        do(store, *(accept(name) for name in ids), *(finish(name) for name in ids))
+        job, failed = PurgeJob(purge), 0
+        while not job.over:
+            disk.tried = 0
+            disk.broken = (lambda tried: tried == 0) if failed < 3 else (lambda _: False)
+            try:
+                job.step(store)
+            except sqlite3.OperationalError:
+                failed += 1
+                assert job.spare() == (failed < 3), "64 turns, 8, 1"
+        assert failed == 3
+        assert job.deleted == 100
+        assert names(store) == set()
 
 
 def test_a_purge_looks_through_the_journal_in_short_steps(tmp_path: Path) -> None:

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
 from loopforge.runtime.errors import JournalFailed
+from loopforge.runtime.journal.disk import SqliteJournal, open_journal
 from loopforge.runtime.journal.operations import (
     Accepted,
     Deferred,
     Known,
     List,
     Lookup,
+    Purge,
+    Purged,
     Recover,
     Usage,
     Written,
+    ask_journal,
 )
 from loopforge.runtime.journal.shortage import AGAIN_S
 from loopforge.runtime.journal.store import Store
@@ -156,9 +162,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         assert libc.umount2(os.fsencode(place), 2) == 0  # MNT_DETACH
 
 
-def hog(place: Path) -> Path:
-    """Somebody else fills the disk."""
-    file = place / "hog"
+def hog(place: Path, name: str = "hog", *, but: int = 0) -> Path:
+    """Somebody else fills the disk, but for so many bytes."""
+    file = place / name
     with file.open("wb", buffering=0) as out:
         size = MIB
         while size:
@@ -166,6 +172,7 @@ def hog(place: Path) -> Path:
                 out.write(b"\0" * size)
             except OSError:
                 size //= 2
+        out.truncate(out.tell() - but)
     return file
 
 
@@ -219,3 +226,124 @@ def test_a_disk_that_is_full_at_the_start_still_tells_what_is_stored(small_disk:
         assert isinstance(do(store, accept("c"))[0], JournalFailed)
         hog_file.unlink()
         assert do(store, accept("c"), now=10.0) == [Accepted()]
+
+
+# -- purges while the disk is short ----------------------------------------------------------------------------------
+
+LIMIT_S = 20.0
+SECURE_DELETE_FAST = 2
+FOR_EVER = 1e6  # days; the sample turns are years old
+
+
+async def asked(journal: SqliteJournal, *operations: Any) -> list[Any]:
+    """One after the other, so that each is a group of its own; refusals are answers."""
+    answers: list[Any] = []
+    with trio.fail_after(LIMIT_S):
+        for operation in operations:
+            try:
+                answers.append(await ask_journal(journal, operation))
+            except JournalFailed as exc:
+                answers.append(exc)
+    return answers
+
+
+async def use_up(journal: SqliteJournal) -> None:
+    """Post turns until one is refused."""
+    for number in range(200):
+        if isinstance((await asked(journal, accept(f"use{number}", body=BIG)))[0], JournalFailed):
+            return
+    raise AssertionError("the disk is not full")
+
+
+async def keep_history(path: Path, names: Sequence[str]) -> None:
+    """A journal with these turns, ended, and its log copied."""
+    async with open_journal(path, retain_days=FOR_EVER, ballast_bytes=0) as journal:
+        await asked(journal, *(accept(name) for name in names), *(finish(name, body=BIG) for name in names))
+
+
+async def test_a_purge_on_a_full_disk_gives_it_room_and_turns_are_taken_again(small_disk: Path) -> None:
+    path = small_disk / "journal.db"
+    await keep_history(path, [f"old{number}" for number in range(100)])
+    async with open_journal(path, retain_days=FOR_EVER, ballast_bytes=2 * MIB) as journal:
+        await asked(journal, accept("alive"))
+        hog(small_disk)
+        await use_up(journal)
+        assert journal.status()["problem"]
+        assert await asked(journal, Purge(all_ended=True)) == [Purged(100)]
+        assert journal.status()["problem"] == ""
+        assert (small_disk / "journal.ballast").stat().st_blocks * 512 == 2 * MIB
+        assert await asked(journal, accept("after"), finish("alive")) == [Accepted(), Written()]
+    with open_store(path) as store:
+        assert store.connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert store.connection.execute("PRAGMA secure_delete").fetchone()[0] != SECURE_DELETE_FAST
+
+
+async def test_pages_that_a_purge_frees_take_the_outcomes_that_are_owed_first(small_disk: Path) -> None:
+    path = small_disk / "journal.db"
+    old = [f"old{number}" for number in range(60)]
+    large = [finish(name, body=bytes(MIB // 2)) for name in ("a", "b")]
+    await keep_history(path, old)
+    async with open_journal(path, retain_days=FOR_EVER, ballast_bytes=4 * MIB) as journal:
+        await asked(journal, accept("a"), accept("b"))
+        hog(small_disk)
+        await use_up(journal)
+        hog(small_disk, "another", but=MIB // 4)
+        assert await asked(journal, *large) == [Deferred(), Deferred()]
+        assert await asked(journal, Purge(ids=tuple(old))) == [Purged(60)]
+        assert journal.status()["owed"] == 0
+        assert journal.status()["problem"], "less was freed than the ballast needs"
+    with open_store(path) as store:
+        assert [do(store, Lookup(id=one.id))[0].turn.ending for one in large] == [ending(one) for one in large]
+
+
+async def test_outcomes_end_turns_in_the_pages_that_a_purge_has_freed(small_disk: Path) -> None:
+    path = small_disk / "journal.db"
+    old, new = [f"old{number}" for number in range(60)], [f"new{number}" for number in range(50)]
+    await keep_history(path, old)
+    async with open_journal(path, retain_days=FOR_EVER, ballast_bytes=4 * MIB) as journal:
+        await asked(journal, *(accept(name) for name in new))
+        hog(small_disk)
+        await use_up(journal)
+        hog(small_disk, "another", but=MIB // 4)
+        assert await asked(journal, Purge(all_ended=True)) == [Purged(60)]
+        assert await asked(journal, *(finish(name, body=BIG) for name in new)) == [Written()] * 50
+
+
+async def test_a_purge_for_which_there_is_no_room_at_all_is_refused_at_once(small_disk: Path) -> None:
+    path = small_disk / "journal.db"
+    async with open_journal(path, retain_days=FOR_EVER, ballast_bytes=MIB) as journal:
+        await asked(journal, accept("a"), finish("a"))
+    (small_disk / "journal.ballast").unlink()
+    hog_file = hog(small_disk)
+    async with open_journal(path, retain_days=FOR_EVER, ballast_bytes=MIB) as journal:
+        [refused] = await asked(journal, Purge(ids=("a",)))
+        assert isinstance(refused, JournalFailed)
+        assert refused.retry_after_s is not None
+        assert f"free space on the disk of {small_disk}" in str(refused)
+        hog_file.unlink()
+        assert await asked(journal, Purge(ids=("a",))) == [Purged(1)]
+
+
+async def test_a_journal_that_closes_on_a_full_disk_answers_its_purges(small_disk: Path) -> None:
+    path = small_disk / "journal.db"
+    hog(small_disk, but=MIB)
+    answers: list[object] = []
+    with trio.fail_after(LIMIT_S):
+        async with open_journal(path, ballast_bytes=2 * MIB) as journal:
+            for _ in range(3):
+                journal.post(Purge(all_ended=True), answers.append)
+    await trio.testing.wait_all_tasks_blocked()
+    assert {type(answer) for answer in answers} <= {JournalFailed, Purged}
+    assert len(answers) == 3
+
+
+async def test_a_purge_of_a_damaged_journal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    await keep_history(path, [f"old{number}" for number in range(200)])
+    async with open_journal(path, retain_days=FOR_EVER, ballast_bytes=0) as journal:
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (path.stat().st_size - 4096))
+        answers = await asked(journal, Purge(all_ended=True), Purge(all_ended=True), accept("new"))
+        assert {type(answer) for answer in answers} == {JournalFailed}
+        assert all("restart the service" in str(answer) and answer.retry_after_s is None for answer in answers)
