@@ -410,7 +410,7 @@ class Attempts:
         """The limits a minute let a waiting turn not start before its deadline: it goes where it can, or learns so."""
         at, left_s, wait_s = record.target, record.deadline - now, starts_at - now
         late = f"the limits a minute let the turn start in {wait_s:.0f} s, and its deadline comes in {left_s:.0f} s"
-        action = f"post it again in {wait_s:.0f} s, or with a larger deadline_s"
+        action = f"post it again in {wait_s:.0f} s, or under another id with a larger deadline_s"
         error = RateLimited(at.provider, late, action=action, model=at.model, retry_after_s=wait_s)
         failure = self._failure(record, error, now)
         ways = (self._unless_late(record, option, now) for option in failure.options)

@@ -42,7 +42,7 @@ class IdConflict(TurnError):
     """Another turn with this id and another body exists."""
 
     default_what = "this id belongs to another turn"
-    default_action = "choose another id, or post the same turn"
+    default_action = "choose another id, or post the same turn, with the same deadline_s and options"
 
 
 class UnknownTurn(TurnError):
@@ -56,7 +56,7 @@ class DeadlineExceeded(TurnError):
     """The turn's deadline came before its outcome."""
 
     default_what = "the turn's deadline passed"
-    default_action = "post it again with a larger deadline_s"
+    default_action = "post it again under another id with a larger deadline_s"  # which is part of what an id stands for
 
 
 class ProviderDown(TurnError):

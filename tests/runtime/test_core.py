@@ -230,6 +230,19 @@ async def test_the_same_id_and_body_give_the_same_turn_and_another_body_a_confli
             await core.runtime.ask(turn("t1", temperature=1.0))
 
 
+async def test_the_advice_after_a_deadline_names_the_id_because_a_deadline_is_part_of_the_turn(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_core(workers=FakeWorkers(default=(Wait(5), Say("hello"), Finish()))) as core:
+        with pytest.raises(DeadlineExceeded) as passed:
+            await core.runtime.ask(turn("t1", deadline_s=1))
+        assert passed.value.action == "post it again under another id with a larger deadline_s"
+        with pytest.raises(IdConflict) as conflict:
+            await core.runtime.ask(turn("t1", deadline_s=30))
+        assert "the same deadline_s" in conflict.value.action
+        assert (await core.runtime.ask(turn("t2", deadline_s=30))).text == "hello"
+
+
 async def test_retry_runs_what_failed_again_and_buys_nothing_twice(autojump_clock: MockClock) -> None:
     workers = FakeWorkers(scripts={"bad": [(Break(TurnRefused("local")),)]})
     async with open_core(workers=workers) as core:
