@@ -14,14 +14,15 @@ from tests.runtime.cli.service import asking, events_of, open_service, open_simu
 
 PROFILES: dict[str, dict[str, Any]] = {
     "flaky": {"kind": "anthropic", "first_token_s": 0, "tokens_per_s": 100, "answer_tokens": 30, "fault": "cut"},
+    "quiet": {"kind": "anthropic", "first_token_s": 0, "tokens_per_s": 0, "answer_tokens": 30, "fault": "stall"},
     "well": {"kind": "anthropic", "first_token_s": 0, "tokens_per_s": 0, "answer_tokens": 8},
 }
-PRICES = {"flaky": (1000.0, 2000.0), "well": (3000.0, 5000.0)}
+PRICES = {"flaky": (1000.0, 2000.0), "quiet": (0.0, 0.0), "well": (3000.0, 5000.0)}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Of a service whose planning turns are cut twice at `flaky`, then answered by `well`."""
+    """Of a service whose planning turns are cut twice at `flaky`, then answered by `well`; `quiet` stops midway."""
     folder = tmp_path_factory.mktemp("home")
     with open_simulator(folder, PROFILES) as simulator:
         tables = "".join(
@@ -40,6 +41,11 @@ def sums(home: Path, *keys: str) -> list[dict[str, Any]]:
     told = json.loads(succeed(home, "usage", "--json", *(word for key in keys for word in ("--by", key))))
     rows: list[dict[str, Any]] = told["rows"]
     return rows
+
+
+def sum_of(home: Path, provider: str) -> int:
+    """The tokens of input in the books of a provider."""
+    return sum(int(row["input"]) for row in sums(home, "provider") if row["provider"] == provider)
 
 
 def test_text_of_a_cut_answer_is_marked_as_withdrawn_before_the_next_provider_answers(home: Path) -> None:
@@ -69,7 +75,8 @@ def test_lost_attempts_are_in_the_books_with_their_provider_and_price(home: Path
     assert (spent["well"]["attempts"], spent["well"]["turns"]) == (1, 1)
     assert spent["well"]["input"] == reply["usage"]["input"]
     assert spent["well"]["output"] == reply["usage"]["output"]
-    for name, (of_input, of_output) in PRICES.items():
+    for name in ("flaky", "well"):
+        of_input, of_output = PRICES[name]
         cost = (spent[name]["input"] * of_input + spent[name]["output"] * of_output) / 1e6
         assert spent[name]["cost_usd"] == pytest.approx(cost)
     lost = json.loads(succeed(home, "turns", "show", "books", "--json"))["lost"]
@@ -78,11 +85,24 @@ def test_lost_attempts_are_in_the_books_with_their_provider_and_price(home: Path
 
 def test_the_tokens_that_a_cut_attempt_is_known_to_have_cost_stay_in_the_books(home: Path) -> None:
     """This wire tells the input's tokens at the start of its answer, of which all but the end had come."""
+    before = sum_of(home, "flaky")
     events = events_of(succeed(home, "ask", "--json", "--id", "cut", "a question"))
     read = events[-1]["reply"]["usage"]["input"]
     lost = json.loads(succeed(home, "turns", "show", "cut", "--json"))["lost"]
     assert {attempt["attempt"]["provider"] for attempt in lost} == {"flaky"}
-    assert {attempt["input"] for attempt in lost} == {read}
+    assert {(attempt["input"], attempt["output"]) for attempt in lost} == {(read, 1)}
+    assert succeed(home, "turns", "show", "cut").count(f"({read} tokens in, 1 out)") == len(lost)
+    assert sum_of(home, "flaky") - before == len(lost) * read
+
+
+def test_the_tokens_that_a_cancelled_turn_is_known_to_have_cost_stay_in_the_books(home: Path) -> None:
+    before = sum_of(home, "quiet")
+    with asking(home, "--json", "--id", "left", "--model", "quiet", "a question") as ask:
+        ask.wait_for('"event":"text"', times=5)
+        succeed(home, "cancel", "left")
+        ask.wait()
+    answered = events_of(succeed(home, "ask", "--json", "--model", "well", "a question"))
+    assert sum_of(home, "quiet") - before == answered[-1]["reply"]["usage"]["input"] > 0
 
 
 @pytest.mark.parametrize("key", ["provider", "model", "kind", "session", "day"])
