@@ -247,6 +247,7 @@ class Dispatcher:
         if turn.state == "running" and turn.attempt is not None:
             lost = WorkerLost(turn.attempt.provider, "the service died during the turn", model=turn.attempt.model)
             record.seq = MAX_SEQ - 2  # behind whatever a client has seen of that attempt
+            record.sent = True
         if record.deadline <= now:
             self.attempts.fail(record, DeadlineExceeded(what="the deadline passed while there was no service"))
         elif lost is not None and (not record.resend_safe or record.attempt >= self.config.runtime.max_attempts):
@@ -254,6 +255,7 @@ class Dispatcher:
         else:
             if lost is not None:
                 self.ledger.store_failure(record, lost, {}, ambiguous=True)
+                record.sent = False
                 self.ledger.restarted(record, lost.what, record.target.provider)
             self._go_on(record, turn, now + (turn.park.until - wall if turn.park else 0.0))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -245,6 +246,8 @@ class Ledger:
     def settle_stored(self, turn: StoredTurn, error: TurnError) -> None:
         """End a turn that the journal has and that cannot be taken up."""
         spent = Spent(provider=turn.provider, model=turn.model, kind=turn.kind, session=turn.session, attempts=0)
+        if turn.state == "running" and turn.attempt is not None:
+            spent = replace(spent, provider=turn.attempt.provider, model=turn.attempt.model, attempts=1)
         finish = Finish(
             id=turn.id,
             state="failed",
@@ -351,9 +354,10 @@ def _replay(kept: Kept, watcher: Watcher) -> None:
 
 def _spent(record: TurnRecord, usage: dict[str, Any]) -> Spent:
     """Of the last attempt. What a worker did not say, or said as something else than a number, counts nothing."""
+    at = record.noted if record.sent and record.noted is not None else record.target
     return Spent(
-        provider=record.target.provider,
-        model=record.target.model,
+        provider=at.provider,
+        model=at.model,
         kind=record.kind,
         session=record.session,
         attempts=int(record.sent),

@@ -14,13 +14,17 @@ from trio.testing import MockClock
 from loopforge.drivers.errors import (
     CredentialsRejected,
     QuotaExhausted,
+    TurnError,
     WorkerLost,
 )
 from loopforge.drivers.turn import Cancelled, Done, Event, Restarted, Started, TextDelta
+from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import DeadlineExceeded, IdConflict, NoRoute, TurnCancelled, UnknownTurn
+from loopforge.runtime.journal.operations import Usage
 from tests.fakes.worker import ANSWER, Break, FakeWorkers, Script, Wait
 from tests.fakes.worker import Finish as End
 from tests.runtime.core import Core, config, provider, turn
+from tests.runtime.journal.sample import do
 from tests.runtime.recovering import (
     EPOCH,
     SETUP,
@@ -218,6 +222,49 @@ async def test_turns_survive_as_many_crashes_as_come(autojump_clock: MockClock, 
     async with disk.service(setup=setup) as (core, _):
         assert [await outcome_of(core.runtime, name) for name in names] == ["hello"] * 5
         assert_nothing_is_left(core)
+
+
+# -- the books -------------------------------------------------------------------------------------------------------
+
+
+def booked(disk: Disk) -> list[tuple[tuple[str, ...], int, int, int]]:
+    """By provider: turns, those that failed, and attempts."""
+    [table] = do(disk.store, Usage(by=("provider",)))
+    return [(row.key, row.turns, row.failed, row.attempts) for row in table.rows]
+
+
+async def test_an_attempt_that_died_with_its_service_is_in_the_books_of_where_it_was_sent(
+    autojump_clock: MockClock, disk: Disk
+) -> None:
+    async with disk.service(FakeWorkers(default=SLOW)) as (core, journal):
+        await core.runtime.post(turn("t1", detached=True))
+        await trio.sleep(1)
+        journal.crash()
+    async with disk.service(setup=config(provider("other"))) as (core, _):
+        assert (await core.runtime.wait("t1")).attempts == 2
+    assert sorted(booked(disk)) == [(("local",), 0, 0, 1), (("other",), 1, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("ends", "setup"),
+    [
+        ("its route forbids another", on_route(SETUP, resend=False)),
+        ("its deadline has passed", SETUP),
+        ("no route is left", replace(SETUP, routes={})),
+    ],
+)
+async def test_the_last_attempt_of_a_turn_that_a_restart_ends_is_in_the_books(
+    autojump_clock: MockClock, disk: Disk, ends: str, setup: Config
+) -> None:
+    first = setup if setup.routes else SETUP
+    async with disk.service(FakeWorkers(default=SLOW), setup=first) as (core, journal):
+        await core.runtime.post(turn("t1", detached=True, deadline_s=50))
+        await trio.sleep(1)
+        journal.crash()
+    await trio.sleep(60 if "deadline" in ends else 1)
+    async with disk.service(setup=setup) as (core, _):
+        assert isinstance(await outcome_of(core.runtime, "t1"), TurnError)
+    assert booked(disk) == [(("local",), 1, 1, 1)]
 
 
 # -- parked turns ----------------------------------------------------------------------------------------------------
