@@ -262,7 +262,8 @@ class Dispatcher:
     def _go_on(self, record: TurnRecord, turn: StoredTurn, due: float) -> None:
         client_due = self.floor.clock() + self.config.runtime.reattach_grace_s
         if turn.state == "parked":
-            self.floor.hold(record, due if record.detached else max(due, client_due), HELD_FOR_QUOTA)
+            until = due if record.detached else max(due, client_due)
+            self.floor.hold(record, until, HELD_FOR_QUOTA, reset_at=due)
         elif record.detached:
             self.floor.requeue(record)
         else:

@@ -185,16 +185,24 @@ class Floor:
         record.desk.queue.put_back(queue_item(record), self.clock(), not_before=not_before)
         self.want(record)
 
-    def hold(self, record: TurnRecord, until: float, what_for: str) -> None:
-        """In no queue until then; after that it is queued, or cancelled if it was its client that did not come."""
+    def hold(self, record: TurnRecord, until: float, what_for: str, *, reset_at: float | None = None) -> None:
+        """In no queue until then; after that it is queued, or cancelled if it was its client that did not come.
+
+        `reset_at`: once its client is there, it waits until then and no longer.
+        """
         record.phase, record.held_for, record.due = Phase.HELD, what_for, until
+        record.reset_at = until if reset_at is None else reset_at
         heapq.heappush(self.held, (until, record.number))
         if self.look_at is None or until < self.look_at:
             self.look_soon.set()
 
     def client_came(self, record: TurnRecord) -> None:
-        if record.phase is Phase.HELD and record.held_for == HELD_FOR_CLIENT:
+        if record.phase is not Phase.HELD:
+            return
+        if record.held_for == HELD_FOR_CLIENT:
             self.requeue(record)
+        elif record.reset_at < record.due:
+            self.hold(record, record.reset_at, record.held_for)
 
     def take_out(self, record: TurnRecord) -> None:
         """The turn waits no longer and holds no slot: nothing of it has reached a worker."""

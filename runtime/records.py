@@ -77,7 +77,8 @@ class TurnRecord:
     `tries`: its failed attempts; `alone`: the next one runs while no other is in flight there (a suspect).
     `beside`: how many turns ran there when it was sent, itself among them.
     `relayed`: an event after `started` has gone out for this attempt.
-    `held_for`: what it waits for while HELD ("its client", "a back-off", "a quota's reset"), until `due`.
+    `held_for`: what it waits for while HELD ("its client", "a back-off", "a quota's reset"), until `due`; once
+    its client is back until `reset_at`, which is earlier where its time to come back is longer than the quota's.
     `left`: whoever posted it is gone, and others still look on.
     `cancel_why`: somebody cancelled; whatever the worker says next, the outcome is cancelled or what came before it.
     """
@@ -120,6 +121,7 @@ class TurnRecord:
     parked_s: float = 0.0
     held_for: str = ""
     due: float = 0.0
+    reset_at: float = 0.0
     cancel_why: str | None = None
     left: bool = False
 

@@ -314,6 +314,25 @@ async def test_a_quota_that_was_reset_while_there_was_no_service_is_waited_for_n
         assert trio.current_time() - before < 1
 
 
+@pytest.mark.parametrize("way", ["attaches", "posts it again"])
+@pytest.mark.parametrize(("comes_after_s", "goes_on_at"), [(1, 600), (20, 612)])
+async def test_a_parked_turn_whose_client_is_back_goes_on_at_the_reset(
+    autojump_clock: MockClock, disk: Disk, way: str, comes_after_s: float, goes_on_at: float
+) -> None:
+    async with disk.service(FakeWorkers(default=SPENT), setup=PARKS) as (core, journal):
+        await core.runtime.post(turn("t1"))
+        await trio.sleep(1)
+        journal.crash()
+    await trio.sleep(591)
+    async with disk.service(setup=PARKS) as (core, _), core.another_client() as onlooker:
+        async with onlooker.attach("t1", wanted=False):
+            await trio.sleep(comes_after_s)
+            reply = await (core.runtime.wait("t1") if way == "attaches" else core.runtime.ask(turn("t1")))
+        assert reply.attempts == 2
+        assert trio.current_time() == pytest.approx(goes_on_at, abs=2)
+        assert_nothing_is_left(core)
+
+
 @pytest.mark.parametrize("away_s", [5, 595])
 async def test_a_parked_turn_is_not_bought_for_a_client_that_stays_away(
     autojump_clock: MockClock, disk: Disk, away_s: float
