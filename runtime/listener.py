@@ -22,6 +22,7 @@ import trio
 
 import loopforge
 from loopforge.drivers.errors import PermissionDenied, TurnError
+from loopforge.runtime.config.on_disk import trouble_with
 from loopforge.runtime.config.values import RuntimeSettings
 from loopforge.runtime.dispatch import Dispatcher
 from loopforge.runtime.errors import BadTurn, SlowConsumer, VersionMismatch
@@ -46,6 +47,10 @@ LAST_WORDS_S = 5.0
 
 class SocketBusy(Exception):
     """Another service holds the socket; the text names it and says what to do."""
+
+
+class UnusableSocket(Exception):
+    """No socket can be made at this place; the text says why, and what to do."""
 
 
 class Link:
@@ -176,12 +181,15 @@ def bound_socket(path: Path, settings: RuntimeSettings) -> Iterator[socket.socke
     """A listening socket at `path`; its file goes when the block is left.
 
     Folder 0700 and file 0600; with allow_users or allow_groups others must get as far as the check of their
-    credentials: 0711 and 0666. Raises SocketBusy, OSError.
+    credentials: 0711 and 0666. Raises SocketBusy, UnusableSocket, OSError.
     """
     shared = bool(settings.allow_users or settings.allow_groups)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.parent.stat().st_uid == os.getuid() and path.parent.name == "run":
-        path.parent.chmod(0o711 if shared else 0o700)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.parent.stat().st_uid == os.getuid() and path.parent.name == "run":
+            path.parent.chmod(0o711 if shared else 0o700)
+    except OSError as exc:
+        raise _unusable(path, exc) from exc
     with _lock(path.with_name(path.name + ".lock")):
         path.unlink(missing_ok=True)  # stale: whoever made it no longer holds the lock
         with socket.socket(socket.AF_UNIX) as listener:
@@ -201,9 +209,17 @@ def bound_socket(path: Path, settings: RuntimeSettings) -> Iterator[socket.socke
                 path.unlink(missing_ok=True)
 
 
+def _unusable(path: Path, exc: OSError) -> UnusableSocket:
+    return UnusableSocket(trouble_with(path.parent, exc, "name another place with LOOPFORGE_HOME or --socket"))
+
+
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    with path.open("a+") as file:
+    try:
+        file = path.open("a+")
+    except OSError as exc:
+        raise _unusable(path, exc) from exc
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:

@@ -38,7 +38,7 @@ async def serve(config: Config, socket_path: Path | None = None) -> int:
     """Run until a signal ends it. The exit code: 0, or 1 when turns had to be abandoned.
 
     `socket_path`: None takes [runtime] socket, else run/loopforge.sock in LoopForge's home. Raises SocketBusy when
-    another service holds it, UnusablePath, OSError when it cannot be made.
+    another service holds it, UnusablePath, UnusableSocket, OSError when it cannot be made.
     """
     hide_memory()
     path = socket_path or paths.server_socket(config.runtime.socket, os.environ)

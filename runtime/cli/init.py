@@ -48,6 +48,8 @@ def _make_folder(folder: Path) -> None:
     except FileExistsError:
         if not folder.is_dir():
             raise CommandFailed(f"{folder} is not a folder; remove it or set LOOPFORGE_HOME to another place") from None
+    except OSError as exc:
+        raise CommandFailed(on_disk.trouble_with(folder, exc)) from None
 
 
 def _warn_of_open_folder(folder: Path) -> None:
@@ -62,16 +64,18 @@ def _write(path: Path, data: bytes, *, replace: bool) -> None:
     Raises CommandFailed when the file exists and is not to be replaced, even if it came into being just now.
     """
     target = Path(os.path.realpath(path)) if replace else path  # a link to the real file stays a link
-    with on_disk.draft_beside(target, data) as draft:
-        if replace:
-            on_disk.replace(draft, target)
-            return
-        try:
-            on_disk.place_new(draft, target)
-        except FileExistsError:
-            raise CommandFailed(
-                f"{path} exists already and stays as it is; edit it, or replace it with 'loopforge init --force'"
-            ) from None
+    try:
+        with on_disk.draft_beside(target, data) as draft:
+            if replace:
+                on_disk.replace(draft, target)
+            else:
+                on_disk.place_new(draft, target)
+    except FileExistsError:
+        raise CommandFailed(
+            f"{path} exists already and stays as it is; edit it, or replace it with 'loopforge init --force'"
+        ) from None
+    except on_disk.CannotWrite as exc:
+        raise CommandFailed(str(exc)) from None
 
 
 def _keep_backup(path: Path) -> Path:

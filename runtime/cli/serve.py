@@ -43,7 +43,7 @@ def serve(context: click.Context, /, config: Path, socket: str | None, log_level
 
     from loopforge.runtime.cli.log_thread import logging_to_stderr
     from loopforge.runtime.journal.files import UnusableJournal
-    from loopforge.runtime.listener import SocketBusy
+    from loopforge.runtime.listener import SocketBusy, UnusableSocket
     from loopforge.runtime.serve import serve as run_service
 
     with logging_to_stderr(log_level):
@@ -51,7 +51,7 @@ def serve(context: click.Context, /, config: Path, socket: str | None, log_level
             logging.getLogger("loopforge").warning("%s", problem)
         try:
             code = trio.run(run_service, checked.config, path)
-        except* (SocketBusy, UnusableJournal) as group:
+        except* (SocketBusy, UnusableSocket, UnusableJournal) as group:
             raise CommandFailed(str(group.exceptions[0])) from None
     context.exit(code)
 

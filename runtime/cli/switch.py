@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -57,9 +57,9 @@ class Switch:
             raise TryLater(f"{self.path} was changed by somebody else meanwhile and stays as it is; run this again")
         try:
             backup = on_disk.keep_backup(self.path)
+            on_disk.replace(self.draft, self.path)
         except on_disk.CannotWrite as exc:
             raise CommandFailed(str(exc)) from None
-        on_disk.replace(self.draft, self.path)
         return backup
 
     def undo_command(self, backup: Path) -> str:
@@ -96,8 +96,9 @@ def prepared(
         new = set_route(old.decode(), kind, provider, model or "default").encode()
     except CannotEdit as exc:
         raise CommandFailed(f"{path}: {exc}") from None
-    with on_disk.draft_beside(target, new) as draft:
+    with ExitStack() as stack:
         try:
+            draft = stack.enter_context(on_disk.draft_beside(target, new))
             on_disk.take_over_mode(draft, target)
         except on_disk.CannotWrite as exc:
             raise CommandFailed(str(exc)) from None

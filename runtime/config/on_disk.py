@@ -7,6 +7,7 @@ takes its name. Knows no configuration; whether a content is worth writing is de
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +15,43 @@ from pathlib import Path
 
 FILE_MODE = 0o600
 MAX_BACKUPS = 1000
+ELSEWHERE = "set LOOPFORGE_HOME to another folder"
 
 
 class CannotWrite(Exception):
-    """Something is in the way; the text says what, and what to do. Failures of the system stay OSErrors."""
+    """Something is in the way; the text says what, and what to do."""
+
+
+def trouble_with(folder: Path, exc: OSError, elsewhere: str = ELSEWHERE) -> str:
+    """Why nothing can be written to a folder, which need not exist, and what to do. `elsewhere`: the other way out."""
+    place = next((place for place in (folder, *folder.parents) if place.is_dir()), folder)
+    match exc.errno:
+        case errno.EROFS:
+            why, way = "its file system is read-only", "mount it for writing"
+        case errno.EACCES | errno.EPERM:
+            why, way = "this account may not do so", "run this as the owner of the folder"
+        case errno.ENOSPC | errno.EDQUOT:
+            why, way = "there is no room", "free some"
+        case _:
+            return f"{folder} cannot be made, or written to: {exc.strerror or exc}; correct that, or {elsewhere}"
+    return f"nothing can be written in {place}: {why}; {way}, or {elsewhere}"
 
 
 @contextmanager
 def draft_beside(path: Path, data: bytes, *, mode: int = FILE_MODE) -> Iterator[Path]:
-    """`data` in a new file in the same folder, on disk; it is gone when the block is left, unless it was moved."""
+    """`data` in a new file in the same folder, on disk; it is gone when the block is left, unless it was moved.
+
+    Raises CannotWrite.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)  # of a process that was killed, and whose number is ours now
     try:
+        draft.unlink(missing_ok=True)  # of a process that was killed, and whose number is ours now
         write_new(draft, data, mode=mode)
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise CannotWrite(trouble_with(path.parent, exc)) from exc
+    try:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
@@ -58,8 +83,15 @@ def place_new(draft: Path, path: Path) -> None:
 
 
 def replace(draft: Path, path: Path) -> None:
-    """Give the draft the name of a file that may exist, in one step."""
-    draft.replace(path)
+    """Give the draft the name of a file that may exist, in one step. Raises CannotWrite for one that is a mount."""
+    try:
+        draft.replace(path)
+    except OSError as exc:
+        if exc.errno != errno.EBUSY:
+            raise
+        raise CannotWrite(
+            f"{path} is mounted by itself and cannot be replaced; mount its folder instead, or edit it where it lies"
+        ) from exc
     sync_folder(path.parent)
 
 
@@ -84,7 +116,7 @@ def take_over_mode(draft: Path, path: Path) -> None:
 def keep_backup(path: Path) -> Path:
     """A copy of the file beside it, for its owner alone, under a name that was free.
 
-    Raises CannotWrite when there is no file to copy.
+    Raises CannotWrite when there is no file to copy, or no place for the copy.
     """
     if path.is_dir():
         raise CannotWrite(f"{path} is a folder; remove it first")
@@ -94,9 +126,15 @@ def keep_backup(path: Path) -> Path:
         raise CannotWrite(f"{path} is a link that leads nowhere; remove it first") from None
     for number in range(1, MAX_BACKUPS):
         backup = path.with_name(f"{path.name}.bak" if number == 1 else f"{path.name}.bak.{number}")
-        with contextlib.suppress(FileExistsError):
+        try:
             write_new(backup, data)
-            return backup
+        except FileExistsError:
+            continue
+        except OSError as exc:
+            with contextlib.suppress(OSError):
+                backup.unlink()
+            raise CannotWrite(trouble_with(path.parent, exc)) from exc
+        return backup
     raise CannotWrite(f"there are {MAX_BACKUPS} backups beside {path}; remove some")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -148,3 +150,37 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert run.stderr.startswith("Error: ")
     assert files(home) == set()
+
+
+READ_ONLY = (
+    'mount --bind "$LOOPFORGE_HOME" "$LOOPFORGE_HOME" && mount -o remount,bind,ro "$LOOPFORGE_HOME" || exit 99; '
+    'exec "$0" -m loopforge.runtime "$@"'
+)
+
+
+def can_mount() -> bool:
+    """Whether this account may mount something in a name space of its own."""
+    return (
+        shutil.which("unshare") is not None
+        and not subprocess.run(
+            ["unshare", "-rm", "mount", "--bind", "/tmp", "/tmp"], stderr=subprocess.DEVNULL
+        ).returncode
+    )
+
+
+@pytest.mark.skipif(not can_mount(), reason="the system lets this account mount nothing")
+@pytest.mark.parametrize(
+    "arguments", [("init",), ("init", "--force"), ("route", "set", "coding", "deepseek"), ("serve",)]
+)
+def test_a_read_only_home_is_told_in_one_line_with_its_folder_and_what_to_do(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    if arguments != ("init",):
+        (tmp_path / "config.toml").write_bytes(PRESETS.read_bytes())
+    run = loopforge(tmp_path, *arguments, command=["unshare", "-rm", "sh", "-c", READ_ONLY, sys.executable])
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(
+        f"Error: nothing can be written in {tmp_path}: its file system is read-only; mount it for writing, or "
+    )
+    assert "LOOPFORGE_HOME" in line

@@ -170,7 +170,7 @@ def test_a_service_does_not_start_with_a_configuration_that_is_wrong(
 @pytest.mark.parametrize(
     ("socket", "code", "said"),
     [
-        ("/proc/nowhere/s", 1, "/proc/nowhere: No such file"),
+        ("/proc/nowhere/s", 1, "/proc/nowhere cannot be made, or written to: No such file"),
         ("/tmp", 1, "Is a directory"),
         ("x" * 200, 78, "shorten"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -79,3 +80,28 @@ def test_what_is_no_file_has_no_backup(tmp_path: Path, what: str) -> None:
         path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(on_disk.CannotWrite, match="remove it first"):
         on_disk.keep_backup(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "why", "way"),
+    [
+        (errno.EROFS, "its file system is read-only", "mount it for writing"),
+        (errno.EACCES, "this account may not do so", "as the owner"),
+        (errno.EDQUOT, "there is no room", "free some"),
+    ],
+)
+def test_what_keeps_a_file_out_is_told_with_the_folder_that_is_there_and_a_way(
+    tmp_path: Path, number: int, why: str, way: str
+) -> None:
+    told = on_disk.trouble_with(tmp_path / "not" / "yet", OSError(number, os.strerror(number), "a.toml.17"))
+    assert told.startswith(f"nothing can be written in {tmp_path}: {why}; ")
+    assert way in told
+    assert told.endswith("or set LOOPFORGE_HOME to another folder")
+
+
+def test_a_folder_that_takes_no_file_is_named_and_the_draft_is_not() -> None:
+    folder = Path("/proc/self")  # which takes none, not even of root
+    told = "/proc/self cannot be made, or written to: No such file"
+    with pytest.raises(on_disk.CannotWrite, match=told) as caught, on_disk.draft_beside(folder / "a.toml", b"new"):
+        pytest.fail("there is no draft")
+    assert "a.toml" not in str(caught.value)
