@@ -101,6 +101,7 @@ class Answer:
             if code_of(frame) == _OUTPUT_REFUSED and not self.started and _content_of(frame):
                 self.read_whole(frame, out)
                 return
+            self._usage = read_usage(frame.get("usage")) or self._usage
             raise explain_inside(self._asked, frame, self._headers, started=self.started)
         if "choices" not in frame:
             return
@@ -127,6 +128,7 @@ class Answer:
         choice = _first_choice(body)
         stopped = code_of(body) == _OUTPUT_REFUSED and bool(_content_of(body))
         if is_error(body) and not stopped:
+            self._usage = read_usage(body.get("usage")) or self._usage
             raise explain_inside(self._asked, body, self._headers, started=False)
         if choice is None:
             self._flag(body)

@@ -128,6 +128,7 @@ class Answer:
         message = choice.get("message") if isinstance(choice, dict) else None
         stopped = self._was_stopped(body, message)
         if is_error(body) and not stopped:
+            self.note_usage(body)
             raise explain_inside(self._asked, body, self._headers, started=False)
         if not isinstance(choice, dict):
             if isinstance(choices, list):
@@ -145,6 +146,13 @@ class Answer:
             self._read_message(message, out, whole=True)
         self._read_finish({"finish_reason": "content_filter"} if stopped else choice, out)
         self.end(out)
+
+    def note_usage(self, failure: JsonObject) -> None:
+        """Know the count that stands beside an error (OpenRouter). No delta says it: one would begin an answer."""
+        if isinstance(raw := failure.get("usage"), dict):
+            usage = read_usage(raw, hidden_reasoning=self._profile.hidden_reasoning)
+            if not is_empty(usage):
+                self._usage = usage
 
     def end(self, out: list[Delta]) -> None:
         """The wire's own end, or the body's. Raises GenerationFailed or ContentFiltered when it was none."""

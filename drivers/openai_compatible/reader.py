@@ -115,6 +115,7 @@ class ChatReader:
         if name == "error" or (
             ("choices" not in chunk or "error" in chunk or "base_resp" in chunk) and is_error(chunk)
         ):
+            self._answer.note_usage(chunk)
             raise explain_inside(self._asked, chunk, self._headers, started=self._answer.started)
         self._answer.read_chunk(chunk, out)
 

@@ -317,3 +317,13 @@ def test_the_ids_of_a_call_differ_from_answer_to_answer() -> None:
         assert reply is not None
         ids.add(reply.tool_calls[0].id)
     assert len(ids) == 2
+
+
+def test_the_count_beside_an_error_is_known_and_no_delta_says_it() -> None:
+    failure = {**refusal(1000, "unknown error"), "usage": USAGE}
+    for body in (sse(failure), sse(text("hello"), failure), as_json(failure)):
+        outcome = read_body(body)
+        assert outcome.error is not None
+        assert outcome.known_usage is not None
+        assert (outcome.known_usage.input, outcome.known_usage.output) == (USAGE["prompt_tokens"], 20)
+        assert not any(isinstance(delta, UsageDelta) for delta in outcome.deltas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -90,3 +91,16 @@ def test_the_last_usage_wins_and_zeros_never_do() -> None:
         reply = read_body(sse(*chunks)).reply
         assert reply is not None
         assert reply.usage == Usage(input=5, output=2)
+
+
+@pytest.mark.parametrize("said", ["", "x"])
+def test_the_count_beside_an_error_is_known_and_no_delta_says_it(said: str) -> None:
+    """A delta would be the beginning of an answer, where an error is all that came."""
+    before = [text(said)] if said else []
+    for counts, known in (({"prompt_tokens": 5, "completion_tokens": 1}, Usage(input=5, output=1)), ({}, None)):
+        failure = {"error": {"code": 502, "message": "upstream broke"}, "choices": [], "usage": counts}
+        outcome = read_body(sse(*before, failure))
+        assert (outcome.error_class, outcome.known_usage) == ("ProviderUnavailable", known)
+        assert not any(isinstance(delta, UsageDelta) for delta in outcome.deltas)
+    whole_failure = json.dumps({"error": {"code": 502, "message": "no"}, "usage": {"prompt_tokens": 5}}).encode()
+    assert read_body(whole_failure).known_usage == Usage(input=5)
