@@ -254,7 +254,7 @@ class Dispatcher:
             self.attempts.fail(record, lost)
         else:
             if lost is not None:
-                self.ledger.store_failure(record, lost, {}, ambiguous=True)
+                self.ledger.store_failure(record, lost, {}, ambiguous=True, seen=False)
                 record.sent = False
                 self.ledger.restarted(record, lost.what, record.target.provider)
             self._go_on(record, turn, now + (turn.park.until - wall if turn.park else 0.0))

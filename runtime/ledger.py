@@ -147,14 +147,16 @@ class Ledger:
         )
         self._post(record, Running(id=record.id, attempt=record.noted), then)
 
-    def store_failure(self, record: TurnRecord, error: TurnError, usage: dict[str, Any], *, ambiguous: bool) -> None:
-        """Note that this attempt gave no outcome and that the turn goes on."""
+    def store_failure(
+        self, record: TurnRecord, error: TurnError, usage: dict[str, Any], *, ambiguous: bool, seen: bool = True
+    ) -> None:
+        """Note that this attempt gave no outcome and that the turn goes on. `seen`: it ended now, before our eyes."""
         assert record.noted is not None
         ended = AttemptEnded(
             id=record.id,
             attempt=record.noted,
             error=type(error).__name__,
-            ended_at=self.wall(),
+            ended_at=self.wall() if seen else None,
             ambiguous=ambiguous,
             spent=_spent(record, usage),
         )

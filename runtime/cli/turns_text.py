@@ -18,6 +18,9 @@ Plain = Mapping[str, Any]
 
 LIVE = ("accepted", "running", "parked")
 _HEAD = ("TURN", "KIND", "STATE", "ACCEPTED", "TOOK", "TRIES", "SENT TO", "SESSION")
+_SERVICE_DIED_SEQ = 2**32 - 2
+"""From there on lie outcomes of turns that a service found running in its journal, behind all that their last attempt
+had sent: nobody knows when that ended."""
 _ASKED = ("kind", "session", "lane", "provider", "model", "size", "detached", "resend_safe", "accepted_at", "deadline")
 
 
@@ -87,6 +90,8 @@ def describe(turn: Plain, now: float, width: int) -> list[str]:
         ]
     if any(lost["ambiguous"] for lost in turn.get("lost", ())):
         lines += wrap("A try that may have been billed is one whose worker or service died under it.", width)
+    if any(took == "-" for *_, took, _ in rows):
+        lines += wrap("TOOK is - where the service died under it: nobody saw its end.", width)
     return lines
 
 
@@ -132,12 +137,15 @@ def _attempts(turn: Plain, now: float) -> Iterable[Sequence[str]]:
         yield _attempt_row(attempt, one["ended_at"], result, now)
     last, ending = turn.get("attempt"), turn.get("ending")
     if last is not None and last["number"] not in {one["attempt"]["number"] for one in lost}:
-        ended_at = now if ending is None else ending["ended_at"]
+        ended_at: float | None = now
+        if ending is not None:
+            ended_at = None if ending["seq"] >= _SERVICE_DIED_SEQ else ending["ended_at"]
         yield _attempt_row(last, ended_at, turn["state"] if ending is not None else "under way", now)
 
 
-def _attempt_row(attempt: Plain, ended_at: float, result: str, now: float) -> Sequence[str]:
-    took = duration(max(ended_at - attempt["since"], 0.0))
+def _attempt_row(attempt: Plain, ended_at: float | None, result: str, now: float) -> Sequence[str]:
+    """`ended_at`: None when the service died during it."""
+    took = "-" if ended_at is None else duration(max(ended_at - attempt["since"], 0.0))
     return str(attempt["number"]), _place(attempt), clock_time(attempt["since"], now), took, result
 
 

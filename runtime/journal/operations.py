@@ -132,12 +132,15 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostAttempt:
-    """An attempt that gave no outcome. `ambiguous`: it may have been billed, nobody knows."""
+    """An attempt that gave no outcome. `ambiguous`: it may have been billed, nobody knows.
+
+    `ended_at`: None when the service died during it. Older services wrote the time of their restart then.
+    """
 
     attempt: Attempt
     error: str
     ambiguous: bool
-    ended_at: float
+    ended_at: float | None
     input: int = 0
     output: int = 0
 
@@ -312,13 +315,14 @@ class Running(Operation[Written]):
 class AttemptEnded(Operation[Written]):
     """An attempt gave no outcome and the turn goes on. `error`: the class's name. `spent`: None counts nothing.
 
-    `ambiguous`: it may have been billed: the worker or the service died during it.
+    `ambiguous`: it may have been billed: the worker or the service died during it. `ended_at`: None when nobody knows,
+    for it was the service; it is in the usage of the day when it was sent then.
     """
 
     id: str
     attempt: Attempt
     error: str
-    ended_at: float
+    ended_at: float | None
     ambiguous: bool = False
     spent: Spent | None = None
 

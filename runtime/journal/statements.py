@@ -87,10 +87,13 @@ INSERT_ATTEMPT = (
 )
 
 
+_NOBODY_KNOWS = 0.0  # when an attempt ended: the column takes no NULL
+
+
 def attempt_row(operation: AttemptEnded) -> Row:
     spent = operation.spent
     tokens = (0, 0) if spent is None else (spent.input, spent.output)
-    ended = operation.ended_at, operation.error, operation.ambiguous
+    ended = operation.ended_at or _NOBODY_KNOWS, operation.error, operation.ambiguous
     return (*_attempt_row(operation.attempt), *ended, *tokens, operation.id)
 
 
@@ -132,7 +135,7 @@ def usage_rows(operations: Iterable[Finish | AttemptEnded]) -> list[Row]:
         spent: Spent | None = operation.spent
         if spent is None:
             continue
-        key = int(operation.ended_at // DAY_S), spent.provider, spent.model, spent.kind, spent.session
+        key = _day(operation), spent.provider, spent.model, spent.kind, spent.session
         state = operation.state if isinstance(operation, Finish) else None
         values = (
             state is not None,
@@ -148,6 +151,13 @@ def usage_rows(operations: Iterable[Finish | AttemptEnded]) -> list[Row]:
         known = sums.get(key)
         sums[key] = [*values] if known is None else [a + b for a, b in zip(known, values, strict=True)]
     return [(*key, *values) for key, values in sums.items()]
+
+
+def _day(operation: Finish | AttemptEnded) -> int:
+    if isinstance(operation, AttemptEnded) and operation.ended_at is None:
+        return int(operation.attempt.since // DAY_S)
+    assert operation.ended_at is not None
+    return int(operation.ended_at // DAY_S)
 
 
 # -- deleting --------------------------------------------------------------------------------------------------------
@@ -234,7 +244,12 @@ def stored_turn(row: Row, *, lost: Iterable[Row] = ()) -> StoredTurn:
 def _lost_attempt(row: Row) -> LostAttempt:
     attempt = Attempt(number=row[0], provider=row[1], model=row[2], since=row[3])
     return LostAttempt(
-        attempt=attempt, error=row[4], ambiguous=bool(row[5]), ended_at=row[6], input=row[7], output=row[8]
+        attempt=attempt,
+        error=row[4],
+        ambiguous=bool(row[5]),
+        ended_at=None if row[6] == _NOBODY_KNOWS else row[6],
+        input=row[7],
+        output=row[8],
     )
 
 

@@ -5,6 +5,7 @@ Virtual time, fake workers, the journal's real store. A crash is a journal that 
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -18,9 +19,11 @@ from loopforge.drivers.errors import (
     WorkerLost,
 )
 from loopforge.drivers.turn import Cancelled, Done, Event, Restarted, Started, TextDelta
+from loopforge.runtime.cli.turns_text import describe
 from loopforge.runtime.config.values import Config
 from loopforge.runtime.errors import DeadlineExceeded, IdConflict, NoRoute, TurnCancelled, UnknownTurn
 from loopforge.runtime.journal.operations import Usage
+from loopforge.runtime.queries import answer_of
 from tests.fakes.worker import ANSWER, Break, FakeWorkers, Script, Wait
 from tests.fakes.worker import Finish as End
 from tests.runtime.core import Core, config, provider, turn
@@ -265,6 +268,32 @@ async def test_the_last_attempt_of_a_turn_that_a_restart_ends_is_in_the_books(
     async with disk.service(setup=setup) as (core, _):
         assert isinstance(await outcome_of(core.runtime, "t1"), TurnError)
     assert booked(disk) == [(("local",), 1, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("setup", "tries"),
+    [(SETUP, ["-", "0.0 s"]), (on_route(SETUP, resend=False), ["-"]), (replace(SETUP, routes={}), ["-"])],
+)
+async def test_no_time_is_told_of_a_try_during_which_the_service_died(
+    autojump_clock: MockClock, disk: Disk, setup: Config, tries: list[str]
+) -> None:
+    first = setup if setup.routes else SETUP
+    async with disk.service(FakeWorkers(default=SLOW), setup=first) as (core, journal):
+        await core.runtime.post(turn("t1", detached=True))
+        await trio.sleep(1)
+        journal.crash()
+    await trio.sleep(100)
+    async with disk.service(setup=setup) as (core, _):
+        await outcome_of(core.runtime, "t1")
+    lines = describe(answer_of(disk.turn("t1")), EPOCH + 200, 0)
+    rows = lines[next(at for at, line in enumerate(lines) if line.startswith("TRY ")) + 1 :]
+    assert [re.split("  +", row.strip())[3] for row in rows if row.startswith("  ")] == tries
+
+
+async def test_a_try_that_ended_with_its_worker_has_its_time(autojump_clock: MockClock, disk: Disk) -> None:
+    async with disk.service(FakeWorkers(default=(Wait(7), End()))) as (core, _):
+        await core.runtime.ask(turn("t1"))
+    assert any(" 7.0 s " in line for line in describe(answer_of(disk.turn("t1")), EPOCH + 200, 0))
 
 
 # -- parked turns ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,6 +91,18 @@ def test_all_about_a_done_turn() -> None:
         "A try that may have been billed is one whose worker or service died under it.",
     ]
     assert outcome_of(DONE)["text"] == "Hello there"
+
+
+def test_of_a_try_that_was_lost_with_the_service_nobody_knows_how_long_it_took() -> None:
+    turn = ended("done", {}, pack_reply(REPLY), lost=(replace(LOST, ended_at=None),))
+    lines = describe(turn, NOW, 0)
+    assert lines[-4:] == [
+        "  1  ollama/small  17:59:00     -  WorkerLost, may have been billed (7 tokens in, 3 out)",
+        "  2  cloud/big     17:59:30  25 s  done",
+        "A try that may have been billed is one whose worker or service died under it.",
+        "TOOK is - where the service died under it: nobody saw its end.",
+    ]
+    assert turn_json(turn, whole=True)["lost"][0]["ended_at"] is None
 
 
 def test_a_failed_turn_says_why_and_what_had_come() -> None:

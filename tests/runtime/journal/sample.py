@@ -172,7 +172,11 @@ class Model:
         if isinstance(operation, Parked):
             return replace(turn, state="parked", park=operation.park)
         if operation.spent is not None:
-            self._add(operation.spent, operation.ended_at, operation.state if isinstance(operation, Finish) else "")
+            at = operation.ended_at
+            if at is None:
+                assert isinstance(operation, AttemptEnded)
+                at = operation.attempt.since
+            self._add(operation.spent, at, operation.state if isinstance(operation, Finish) else "")
         if isinstance(operation, Finish):
             body = b"" if operation.state == "done" else turn.body
             return replace(turn, state=operation.state, ending=ending(operation), park=None, body=body)

@@ -61,7 +61,7 @@ ACCEPTS = st.builds(
 WRITES = st.one_of(
     ACCEPTS,
     st.builds(running, IDS, NUMBERS),
-    st.builds(lost, IDS, NUMBERS, ambiguous=st.booleans(), ended_at=WHEN, spent=st.none() | SPENT),
+    st.builds(lost, IDS, NUMBERS, ambiguous=st.booleans(), ended_at=WHEN | st.none(), spent=st.none() | SPENT),
     st.builds(park, IDS, until=WHEN),
     st.builds(finish, IDS, st.sampled_from(END_STATES), body=BODIES, ended_at=WHEN, spent=SPENT),
 )
