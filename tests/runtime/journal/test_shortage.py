@@ -31,6 +31,7 @@ from loopforge.runtime.journal.operations import (
 )
 from loopforge.runtime.journal.shortage import AGAIN_S
 from loopforge.runtime.journal.store import Store
+from tests.fakes.recording_disk import RecordingDisk
 from tests.runtime.journal.sample import accept, attempt, do, ending, finish, lost, open_store, running
 
 MIB = 1 << 20
@@ -335,6 +336,20 @@ async def test_a_journal_that_closes_on_a_full_disk_answers_its_purges(small_dis
     await trio.testing.wait_all_tasks_blocked()
     assert {type(answer) for answer in answers} <= {JournalFailed, Purged}
     assert len(answers) == 3
+
+
+async def test_a_purge_on_a_disk_that_fails_is_refused_after_few_tries_and_done_once_it_works(
+    disk: RecordingDisk, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.db"
+    await keep_history(path, ["old"])
+    async with open_journal(path, retain_days=FOR_EVER, ballast_bytes=0, connect=disk.connect) as journal:
+        disk.tried, disk.broken = 0, lambda _: True
+        answers = await asked(journal, accept("new"), Purge(all_ended=True), accept("new"), Purge(all_ended=True))
+        assert {type(answer) for answer in answers} == {JournalFailed}
+        assert disk.tried < 50
+        disk.broken = lambda _: False
+        assert await asked(journal, Purge(all_ended=True)) == [Purged(1)]
 
 
 async def test_a_purge_of_a_damaged_journal_is_refused(tmp_path: Path) -> None:
