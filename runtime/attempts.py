@@ -294,10 +294,15 @@ class Attempts:
             self.floor.adapt(desk, state)
         self.floor.pump(desk)
 
-    def _learn(self, record: TurnRecord, header: dict[str, Any], usage: dict[str, Any], now: float) -> None:
-        """What the attempt cost of the limits a minute, and what the provider says is left of them."""
+    def _learn(
+        self, record: TurnRecord, header: dict[str, Any], usage: dict[str, Any], now: float, *, whole: bool = True
+    ) -> None:
+        """What the attempt cost of the limits a minute, and what the provider says is left of them.
+
+        `whole`: False when its answer was cut: nobody knows what the rest of it cost, and its length tells nothing.
+        """
         queue = record.desk.queue
-        queue.correct(record.place, usage.get("input"), usage.get("output"))
+        queue.correct(record.place, usage.get("input"), usage.get("output") if whole else None)
         if limits := header.get("limits"):
             with contextlib.suppress(Malformed):
                 queue.learn(from_plain(Limits, limits), record.started_at or now, now)
@@ -314,7 +319,7 @@ class Attempts:
             self._end_cancelled(record, usage)
             self.floor.pump(desk)
             return
-        self._learn(record, header, usage, now)
+        self._learn(record, header, usage, now, whole=False)
         if not usage and not record.relayed:
             desk.queue.refund(record.place)
         desk.traffic.record(

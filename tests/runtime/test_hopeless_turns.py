@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from loopforge.drivers.errors import RateLimited
+from loopforge.drivers.errors import RateLimited, StreamBroken
 from loopforge.drivers.simulator.profile import Profile
 from loopforge.drivers.simulator.server import open_simulator
 from loopforge.drivers.turn import Limits, Turn, user
@@ -88,6 +88,17 @@ async def test_of_turns_that_wait_for_the_minute_those_learn_at_once_whose_turn_
         assert trio.current_time() - began < 62, "at the latest as t2 took the minute"
         assert (await core.runtime.wait("t2")).text == "hello"
         assert "t3" not in core.workers.attempts
+
+
+async def test_an_answer_that_was_cut_counts_as_a_whole_one_against_the_minute(autojump_clock: MockClock) -> None:
+    """What had come of it when it was cut is no more than its provider had told so far."""
+    books = {"fields": StreamBroken("local").to_fields(), "usage": {"input": 20, "output": 1}}
+    workers = FakeWorkers(scripts={"t1": [(Say("x"), Send(FrameType.ERROR, pack(books))), (Say("x"), Finish())]})
+    async with open_core(config(provider("local", tokens_per_minute=100_000)), workers) as core:
+        await core.runtime.ask(turn("t1"))
+        minute = core.supervisor.dispatcher.desks["local"].queue.minute.snapshot(trio.current_time())
+        assert minute.requests == 2
+        assert minute.tokens > 20 + 2 * 490
 
 
 async def test_no_attempt_is_begun_whose_wait_ends_behind_the_deadline(autojump_clock: MockClock) -> None:

@@ -239,7 +239,7 @@ def test_options_go_before_the_members_of_the_file(service: Service, tmp_path: P
         (["--model", "quick/fault-401"], 1, "CredentialsRejected"),
         (["--model", "silent", "--deadline-s", "1"], 1, "DeadlineExceeded"),
         (["--kind", "codign"], 1, "NoRoute"),
-        (["--id", "x" * 200], 1, "BadTurn"),
+        (["--session", "x" * 2000], 1, "BadTurn"),
     ],
 )
 def test_a_failure_has_its_class_its_exit_code_and_a_line_for_the_person(
