@@ -11,8 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +32,11 @@ KEPT_VARIABLES = frozenset({
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "LOOPFORGE_DEBUG",
 })  # fmt: skip
+
+
+WORKER_HOLDS_BACK = (signal.SIGTERM, signal.SIGINT)
+"""Blocked as a worker begins, which a new process takes over: they would end it before it can say what they mean to it.
+It lets them through itself."""
 
 
 class WorkerHandle(Protocol):
@@ -117,12 +122,25 @@ class Worker:
         os.close(self._pidfd)
 
 
+@contextmanager
+def held_back(*numbers: signal.Signals) -> Iterator[None]:
+    """This thread, and what it spawns, does not get these signals meanwhile; they come afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def spawn(settings: ProviderSettings, environ: Mapping[str, str]) -> Worker:
     """Start `python -m loopforge.workers NAME` with its end of a socketpair. Raises OSError.
 
     On the calling thread, which must be the loop's: the worker dies with the *thread* that spawned it
     (PR_SET_PDEATHSIG), and trio's own spawn helpers use a thread that ends after 10 s. No preexec_fn: it turns vfork
     off (0.3 -> 13 ms) and can deadlock beside threads.
+
+    In a session of its own: what a terminal, timeout(1) or kill(1) sends to the service's group is the service's, which
+    may still drain on its workers. It costs no vfork.
     """
     ours, theirs = socket.socketpair()
     key_fd = open_credential(settings, environ)
@@ -133,9 +151,15 @@ def spawn(settings: ProviderSettings, environ: Mapping[str, str]) -> Worker:
         if key_fd is not None:
             argv += ["--key-fd", str(key_fd)]
             passed.append(key_fd)
-        process = subprocess.Popen(
-            argv, pass_fds=passed, env=worker_environment(settings, environ), stdin=subprocess.DEVNULL, stdout=2
-        )
+        with held_back(*WORKER_HOLDS_BACK):
+            process = subprocess.Popen(
+                argv,
+                pass_fds=passed,
+                env=worker_environment(settings, environ),
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                start_new_session=True,
+            )
     except BaseException:
         ours.close()
         raise

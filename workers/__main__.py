@@ -50,6 +50,7 @@ def main() -> int:
         return 1
     faulthandler.enable()  # the supervisor's SIGABRT to a hung worker prints the line that blocks it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; it is the supervisor's
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # whoever spawns workers blocks both for the beginning
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     if not _say_hello(sock, name):
@@ -127,6 +128,7 @@ async def _drain_on_sigterm(drain: trio.Event) -> None:
     import trio
 
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # one that came earlier comes now
         async for _ in signals:
             drain.set()
 

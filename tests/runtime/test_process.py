@@ -12,12 +12,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from loopforge.drivers.registry import ProviderSettings
-from loopforge.runtime.process import EXIT_S, GRACE_S, Worker, open_credential, reaped, worker_environment
-from loopforge.runtime.records import DeskState
+from loopforge.runtime.process import (
+    EXIT_S,
+    GRACE_S,
+    Worker,
+    open_credential,
+    open_worker,
+    reaped,
+    worker_environment,
+)
+from loopforge.runtime.records import Desk, DeskState
 from loopforge.runtime.supervisor import Supervisor
 from loopforge.workers.channel import Channel
 from tests.runtime.core import config, provider
@@ -204,3 +213,42 @@ async def test_a_provider_is_down_for_its_configuration_though_its_worker_ends_l
         await wait_all_tasks_blocked()
         assert len(started) == 1, "another start is of no use"
         nursery.cancel_scope.cancel()
+
+
+# -- signals ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SignalledWorkers:
+    """Real workers, each of which gets the signals of its turn the moment it is there."""
+
+    signals: list[signal.Signals]
+    pids: list[int] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def open(self, settings: ProviderSettings) -> AsyncIterator[Worker]:
+        async with open_worker(settings) as worker:
+            self.pids.append(worker.pid)
+            if self.signals:
+                os.kill(worker.pid, self.signals.pop(0))
+            yield worker
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)])
+async def test_a_signal_to_a_worker_that_has_just_begun_kills_it_not(number: signal.Signals, workers: int) -> None:
+    """SIGTERM means what it means later: that another one takes its place. SIGINT means nothing."""
+    signalled = SignalledWorkers([number])
+    supervisor = Supervisor(config=config(provider("local")), launch=signalled.open)
+
+    def desk() -> Desk:
+        return supervisor.dispatcher.desks["local"]
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            while len(signalled.pids) < workers or desk().state is not DeskState.READY:  # noqa: ASYNC110 - nobody tells
+                await trio.sleep(0.02)
+            assert (len(signalled.pids), desk().deaths) == (workers, 0)
+            assert os.getsid(signalled.pids[-1]) == signalled.pids[-1], "what is sent to our group is not for it"
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT} == set()
+            nursery.cancel_scope.cancel()

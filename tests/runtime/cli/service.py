@@ -40,7 +40,9 @@ PROFILES: dict[str, dict[str, Any]] = {
 class Process:
     """A running process and what it has printed so far."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], *, terminal: bool = False) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], *, terminal: bool = False, leads_group: bool = False
+    ) -> None:
         self._text = {"out": "", "err": ""}
         self._changed = threading.Condition()
         self._ended = 0
@@ -55,7 +57,10 @@ class Process:
             sources = {"out": os.dup(self.master)}
         else:
             pipe = subprocess.PIPE
-            self.popen = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+            group = 0 if leads_group else None
+            self.popen = subprocess.Popen(
+                argv, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, process_group=group
+            )
             assert self.popen.stdout is not None
             assert self.popen.stderr is not None
             sources = {"out": os.dup(self.popen.stdout.fileno()), "err": os.dup(self.popen.stderr.fileno())}
@@ -202,8 +207,8 @@ class Service:
 
 @contextmanager
 def open_service(home: Path, *arguments: str, wait_for: str = " serves ") -> Iterator[Service]:
-    """`loopforge serve`, ready; it is gone when the block is left."""
-    process = Process([*LOOPFORGE, "serve", *arguments], environment(home))
+    """`loopforge serve`, ready, in a process group of its own; it is gone when the block is left."""
+    process = Process([*LOOPFORGE, "serve", *arguments], environment(home), leads_group=True)
     try:
         process.wait_for(wait_for)
         yield Service(home, process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,39 @@ def test_sigterm_lets_the_running_turn_end_and_takes_no_new_one(home: Path) -> N
         assert service.process.wait() == 0
         assert "stopped" in service.process.err
         assert not (home / "run" / "loopforge.sock").exists()
+
+
+def test_sigterm_to_the_whole_group_is_the_services_alone(home: Path) -> None:
+    """As timeout(1), terminals and process managers send it."""
+    with open_service(home) as service, asking(home, "--model", "brief", "--json", "hi") as ask:
+        ask.wait_for('"text"')
+        os.killpg(service.process.pid, signal.SIGTERM)
+        assert ask.wait() == 0
+        assert events_of(ask.out)[-1]["reply"]["attempts"] == 1
+        assert service.process.wait() == 0
+    said = service.process.err
+    assert [word for word in ("died", "is replaced", "stopping now", "WARNING", "ERROR") if word in said] == []
+
+
+def test_sigterm_to_each_process_of_the_service_lets_the_running_turn_end(home: Path) -> None:
+    """As systemd sends it to a control group."""
+    with open_service(home) as service, asking(home, "--model", "brief", "--json", "hi") as ask:
+        ask.wait_for('"text"')
+        for pid in (service.process.pid, *(row["pid"] for row in service.status()["providers"] if row["pid"])):
+            os.kill(pid, signal.SIGTERM)
+        assert ask.wait() == 0
+        assert events_of(ask.out)[-1]["reply"]["attempts"] == 1
+        assert service.process.wait() == 0
+    assert "died" not in service.process.err
+
+
+def test_sigint_to_the_whole_group_stops_the_service_and_no_worker_says_a_word(home: Path) -> None:
+    with open_service(home) as service, asking(home, "--model", "slow", "--json", "hi") as ask:
+        ask.wait_for('"text"')
+        os.killpg(service.process.pid, signal.SIGINT)
+        assert service.process.wait() == 0
+    assert "SIGINT: stopping now" in service.process.err
+    assert [word for word in ("died", "is replaced", "Traceback") if word in service.process.err] == []
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT,)], ids=["twice", "sigint"])
