@@ -145,7 +145,6 @@ class Attempts:
     def worker_gone(self, desk: Desk, why: str) -> None:
         """The worker is dead and all it had sent has been read: decide each turn it had, now."""
         desk.state = DeskState.STOPPED
-        desk.last_death = why
         desk.rss_bytes = 0
         desk.worker = None
         alone = sum(record.at_worker for record in desk.running.values()) == 1

@@ -143,7 +143,7 @@ class Supervisor:
 
     async def _after_death(self, desk: Desk, history: RestartHistory, why: str, code: int | None) -> RestartHistory:
         """Wait out the back-off, or take the provider down for a while: then the next turn probes it."""
-        desk.deaths += 1
+        desk.deaths, desk.last_death = desk.deaths + 1, why
         log.warning("worker %s died: %s", desk.name, why)
         decision = after_death(history, trio.current_time(), self.policy, self.jitter(), exit_code=code)
         if isinstance(decision, Down):

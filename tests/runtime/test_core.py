@@ -337,6 +337,22 @@ async def test_a_worker_that_no_route_needs_starts_on_demand_and_stops_when_idle
         assert (await core.runtime.ask(turn(provider="spare"))).provider == "spare"
 
 
+async def test_the_last_death_is_told_also_when_the_next_worker_was_stopped_because_it_was_idle(
+    autojump_clock: MockClock,
+) -> None:
+    setup = config(provider("local"), provider("cloud"), provider("spare"), idle_worker_s=30)
+    async with open_core(setup) as core:
+        for _ in range(2):
+            await core.runtime.ask(turn(provider="spare"))
+            if not core.supervisor.dispatcher.desks["spare"].deaths:
+                core.workers.alive["spare"].kill()
+                await trio.sleep(1)
+        await trio.sleep(40)
+        spare = next(desk for desk in (await core.runtime.status())["providers"] if desk["name"] == "spare")
+        assert (spare["state"], spare["pid"], spare["deaths"]) == ("stopped", None, 1)
+        assert spare["last_death"] == "killed by SIGKILL"
+
+
 async def test_nothing_is_left_when_all_turns_have_ended(autojump_clock: MockClock) -> None:
     scripts: dict[str, list[Script]] = {
         f"t{i}": [(Say("x"), Die()) if i % 7 == 0 else (Wait(i % 3), Say("x"), Finish())] for i in range(60)
