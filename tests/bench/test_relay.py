@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.bench.quick import run_quick
 
 
+@pytest.mark.slow
 def test_the_relay_benchmark_counts_deltas_on_each_way(tmp_path: Path) -> None:
     cells = run_quick("relay", tmp_path)["figures"]
     assert list(cells) == [

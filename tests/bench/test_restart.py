@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.bench.quick import run_quick
 
 
+@pytest.mark.slow
 def test_the_restart_benchmark_sees_turns_go_on(tmp_path: Path) -> None:
     figures = run_quick("restart", tmp_path)["figures"]
     assert figures.pop("turns in flight") == 10

@@ -16,6 +16,8 @@ from loopforge.runtime.client import Runtime, open_runtime
 from loopforge.runtime.config.values import Config, Route, Target
 from tests.runtime.core import config, provider
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 60.0
 QUICK = Profile(first_token_s=0, tokens_per_s=0, answer_tokens=4)
 THINKS_FIRST = replace(QUICK, first_token_s=2.0)

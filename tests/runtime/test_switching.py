@@ -76,6 +76,7 @@ def test_a_signal_switches_routes_between_two_turns_of_a_session_and_running_one
         assert loopforge(tmp_path, "reload").returncode == 78
 
 
+@pytest.mark.slow
 def test_a_worker_that_no_route_needs_ends_when_it_is_idle_and_comes_back_with_the_next_turn(
     simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ from loopforge.runtime.client import Runtime, open_runtime
 from loopforge.runtime.config.values import Config, Route, RuntimeSettings, Target
 from tests.runtime.smoke.playing import keys_in_environment
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 60.0
 IMPATIENT_S = 1.5
 NAMED_S = 7

@@ -102,6 +102,7 @@ def a_turn(text: str = "hello", **members: Any) -> Turn:
     return Turn(**({"kind": "planning"} | members), messages=(user(text),))
 
 
+@pytest.mark.slow
 async def test_a_worker_that_spins_or_sleeps_is_replaced_its_turn_goes_on_and_nobody_else_waits(
     tmp_path: Path,
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_parked_turn_is_cancelled_from_another_terminal(simulator: Simulator, 
     assert simulator.stats("never")["requests"] == 1
 
 
+@pytest.mark.slow
 def test_a_parked_turn_is_parked_and_then_done_though_the_service_was_killed(
     simulator: Simulator, tmp_path: Path
 ) -> None:
