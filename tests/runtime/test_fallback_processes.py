@@ -199,6 +199,7 @@ def way_of(fault: FaultName) -> Way:
     )
 
 
+@pytest.mark.slow
 async def test_every_fault_of_a_provider_ends_in_a_whole_answer_by_another() -> None:
     ways = [way_of(fault) for fault in get_args(FaultName)]
     profiles = dict.fromkeys(("faulty", "flaky", *CLOSES.values()), QUICK)

@@ -18,6 +18,8 @@ from loopforge.runtime.rehearsal.run import Progress, Script, rehearse
 from loopforge.runtime.rehearsal.stage import absent_providers, profiles, stage
 from loopforge.runtime.rehearsal.workload import KindLoad
 
+pytestmark = pytest.mark.slow
+
 BEDROCK_MODEL = "anthropic.claude-sonnet-4-5-20250929-v1:0"  # the preset leaves it to the account
 NO_FAULTS = read_faults([], [])
 

@@ -56,6 +56,7 @@ FAULTS: dict[str, tuple[FaultName, set[str]]] = {
 }
 
 
+@pytest.mark.slow
 async def test_each_failing_or_hanging_vendor_is_told_by_its_class_and_the_others_go_on() -> None:
     targets = [simple(name) for name in ("healthy", *FAULTS)]
     async with open_stage(targets, {name: fault for name, (fault, _) in FAULTS.items()}) as stage:
